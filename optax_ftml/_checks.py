@@ -1,0 +1,179 @@
+"""Errors for arguments that the mathematics has no meaning for."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_hyperparameters(**hyperparameters: Any) -> None:
+    """Raises unless each is a number in its range, a traced one, or a schedule.
+
+    Decay rates are the names that begin with "b", in [0, 1); the others, of
+    which only `learning_rate` may be a schedule, are at least 0 and finite.
+    """
+    for name, value in hyperparameters.items():
+        if name == "learning_rate" and callable(value):
+            continue
+        if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+            kinds = "a number or an array of shape ()"
+            if name == "learning_rate":
+                kinds += " or a schedule"
+            raise TypeError(f"{name} must be {kinds}, got {value!r}.")
+        shape = () if isinstance(value, numbers.Real) else value.shape
+        if shape != ():
+            raise ValueError(
+                f"{name} must be a number or an array of shape (), got an "
+                f"array of shape {shape}."
+            )
+        if not isinstance(value, jax.Array):
+            _check_range(name, float(value))
+        elif name == "b2" and value.dtype == jnp.bfloat16:
+            raise ValueError(
+                "b2 must not be in bfloat16, where 0.999 is 1, got an array of "
+                "bfloat16. optax.inject_hyperparams gives it the parameters' "
+                "dtype unless told hyperparam_dtype=jnp.float32."
+            )
+
+
+def _check_range(name: str, value: float) -> None:
+    is_decay = name.startswith("b")
+    if not 0 <= value < (1 if is_decay else np.inf):
+        range_ = "in [0, 1)" if is_decay else "at least 0 and finite"
+        raise ValueError(f"{name} must be {range_}, got {value}.")
+
+
+def check_accumulator_dtype(dtype: Any) -> None:
+    """Raises unless it is None or a float dtype at least as wide as float32."""
+    if dtype is None:
+        return
+    expected = "accumulator_dtype must be None, float32 or float64"
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+        raise ValueError(f"{expected}, got {jnp.dtype(dtype).name}.")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"{expected}, and float64 needs jax_enable_x64, got float64."
+        )
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raises unless the value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}.")
+
+
+def check_params(params: Any) -> None:
+    """Raises unless every leaf is floating or complex."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                "params must be floating or complex arrays, got "
+                f"{_at(path)} of {dtype}. optax.masked leaves out the others."
+            )
+
+
+def check_like(name: str, tree: Any, reference: Any) -> None:
+    """Raises unless the tree has the parameters' structure and shapes.
+
+    Args:
+        name: What the tree is called in the error.
+        tree: Gradients or parameters; None is an error of its own.
+        reference: A tree with the structure and shapes of the parameters.
+    """
+    if tree is None and reference is not None:
+        raise ValueError(
+            f"{name} must be given: with a prox call update(grads, state, "
+            "params), got None."
+        )
+    _check_structure(name, tree, "the params given to init", reference)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), other in zip(
+        leaves, jax.tree.leaves(reference), strict=True
+    ):
+        if jnp.shape(leaf) != jnp.shape(other):
+            raise ValueError(
+                f"{name} must have the shapes of the params given to init: "
+                f"{_at(path)} must have shape {jnp.shape(other)}, got "
+                f"{jnp.shape(leaf)}."
+            )
+
+
+def check_prox(target: Any, leader: Any) -> None:
+    """Raises unless a prox has returned a tree like its leader."""
+    _check_structure("prox's result", target, "its leader", leader)
+    leaves = jax.tree_util.tree_leaves_with_path(target)
+    for (path, leaf), other in zip(
+        leaves, jax.tree.leaves(leader), strict=True
+    ):
+        if jnp.shape(leaf) != other.shape:
+            raise ValueError(
+                "prox must return the shapes of its leader: "
+                f"{_at(path)} must have shape {other.shape}, got "
+                f"{jnp.shape(leaf)}."
+            )
+        if jnp.result_type(leaf) != other.dtype:
+            raise TypeError(
+                "prox must return the dtypes of its leader: "
+                f"{_at(path)} must be {other.dtype}, got "
+                f"{jnp.result_type(leaf)}."
+            )
+
+
+def _check_structure(name, tree, other_name, other):
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(other)
+    if structure == expected:  # type: ignore[operator]
+        return
+    paths, expected_paths = (
+        {_at(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)}
+        for t in (tree, other)
+    )
+    difference = [
+        f"{what} {', '.join(sorted(some)[:5])}"
+        for what, some in (
+            ("missing", expected_paths - paths),
+            ("unexpected", paths - expected_paths),
+        )
+        if some
+    ] or [f"{structure} instead of {expected}"]
+    raise ValueError(
+        f"{name} must have the tree structure of {other_name}, got "
+        f"{'; '.join(difference)}."
+    )
+
+
+def _at(path) -> str:
+    return f"leaf '{jax.tree_util.keystr(path, simple=True, separator='/')}'"
+
+
+def check_strength(name: str, strength: Any) -> None:
+    """Raises unless all that is known of it is at least 0."""
+    for leaf in _known_leaves(strength):
+        if not np.all(leaf >= 0):
+            raise ValueError(f"{name} must be at least 0, got {leaf}.")
+
+
+def check_bounds(lower: Any, upper: Any) -> None:
+    """Raises unless all that is known of the bounds is in order."""
+    for name, bound in (("lower", lower), ("upper", upper)):
+        for leaf in _known_leaves(bound):
+            if np.any(np.isnan(leaf)):
+                raise ValueError(f"{name} must not be NaN, got {leaf}.")
+    if jax.tree.structure(lower) == jax.tree.structure(upper):
+        pairs = zip(_known_leaves(lower), _known_leaves(upper), strict=False)
+        for low, high in pairs:
+            if np.any(low > high):
+                raise ValueError(
+                    f"lower must be at most upper, got lower={low} and "
+                    f"upper={high}."
+                )
+
+
+def _known_leaves(tree):
+    return [
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if not isinstance(leaf, jax.core.Tracer)
+    ]

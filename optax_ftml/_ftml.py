@@ -1,0 +1,424 @@
+"""FTML, "Follow the Moving Leader in Deep Learning".
+
+The textbook recursion keeps three arrays a parameter, d, v and z:
+
+    v_t = b2 v_{t-1} + (1 - b2) |g_t|^2
+    d_t = (1 - b1^t) / lr_t * (sqrt(v_t / (1 - b2^t)) + eps)
+    z_t = b1 z_{t-1} + (1 - b1) g_t - (d_t - b1 d_{t-1}) theta_{t-1}
+    theta_t = prox(-z_t / d_t)
+
+Here are its two smaller equals. The *leader form* keeps v and the leader
+l = -z / d, and derives d from v. The *delta form*, for when there is no prox
+and so the parameters are the leader, keeps v alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ftml import _checks
+
+Prox = Callable[[optax.Params, optax.Params], optax.Params]
+
+
+class ScaleByFtmlState(NamedTuple):
+    """State of the delta form.
+
+    Attributes:
+        count: Number of updates so far; shape (), int32.
+        v: Moving average of |g|^2; a tree like the parameters, real, at least
+            float32 unless `accumulator_dtype` says otherwise.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    v: optax.Updates
+
+
+class FtmlLeaderState(NamedTuple):
+    """State of the leader form.
+
+    The last four are the scalars, shape () and float32 (float64 under
+    `jax_enable_x64`), that give the metric of the last step from `v`:
+    d = d_scale * (sqrt(v / v_correction + eps_root) + eps).
+
+    Attributes:
+        count: Number of updates so far; shape (), int32.
+        v: Moving average of |g|^2; a tree like the parameters, real, at least
+            float32 unless `accumulator_dtype` says otherwise.
+        leader: The minimiser -z / d before the prox; a tree like the
+            parameters, at least float32. Zeros, without a meaning, before the
+            first update.
+        d_scale: (1 - b1^t) / learning rate; 0 before the first update and
+            after a step with learning rate 0, which leave nothing to remember.
+        v_correction: 1 - b2^t; 1 before the first update.
+        eps: The last step's `eps`.
+        eps_root: The last step's `eps_root`.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    v: optax.Updates
+    leader: optax.Params
+    d_scale: jax.Array
+    v_correction: jax.Array
+    eps: jax.Array
+    eps_root: jax.Array
+
+
+def scale_by_ftml(
+    b1: jax.typing.ArrayLike = 0.6,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    eps_root: jax.typing.ArrayLike = 0.0,
+    *,
+    accumulator_dtype: Any = None,
+    seed: int = 0,
+) -> optax.GradientTransformation:
+    r"""Rescale updates by FTML's delta form, without learning rate and sign.
+
+    See :func:`optax_ftml.ftml`, of which this is the part before
+    :func:`optax.scale_by_learning_rate`. For step :math:`t = 1, 2, \ldots` and
+    gradient :math:`g_t` it computes
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+        u_t &= \frac{1 - \beta_1}{1 - \beta_1^t}
+            \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
+            + \varepsilon}
+
+    A coordinate whose denominator is 0 has an update of 0.
+
+    Args:
+        b1: Decay rate of the leader, in [0, 1).
+        b2: Decay rate of the squared gradients' average, in [0, 1).
+        eps: Added outside the square root, at least 0.
+        eps_root: Added inside the square root, at least 0. Needed above 0 to
+            differentiate through an update at gradients of 0.
+        accumulator_dtype: Dtype of `v`. By default the parameters' own, and at
+            least float32.
+        seed: Reserved for accumulators that round at random; unused in float32
+            and wider.
+
+    Returns:
+        A :class:`optax.GradientTransformation` with
+        :class:`optax_ftml.ScaleByFtmlState`. Updates have their gradients'
+        dtype.
+
+    Raises:
+        ValueError: A number out of its range, an unusable `accumulator_dtype`
+            or, from `update`, gradients that are not like the parameters.
+        TypeError: An argument that is not a number, or, from `init`,
+            parameters that are neither floating nor complex.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import optax_ftml
+        >>> optimizer = optax.chain(  # decoupled weight decay, as in adamw
+        ...     optax_ftml.scale_by_ftml(),
+        ...     optax.add_decayed_weights(1e-4),
+        ...     optax.scale_by_learning_rate(0.0025),
+        ... )
+        >>> params = jnp.array([1.0, 2.0])
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(params, state, params)
+        >>> print(optax.apply_updates(params, updates))
+        [0.99749976 1.9974995 ]
+
+    References:
+        Zheng and Kwok, `Follow the Moving Leader in Deep Learning
+        <https://proceedings.mlr.press/v70/zheng17a.html>`_, ICML 2017
+    """
+    _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    _checks.check_accumulator_dtype(accumulator_dtype)
+    del seed
+
+    def init_fn(params):
+        return ScaleByFtmlState(
+            count=jnp.zeros([], jnp.int32),
+            v=_init_v(params, accumulator_dtype),
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        _checks.check_like("updates", updates, state.v)
+        count = optax.safe_increment(state.count)
+        scale = (1 - b1) / _one_minus_power(b1, count)
+        v_correction = _one_minus_power(b2, count)
+
+        def direction(g, v):
+            denominator = _denominator(v, v_correction, eps, eps_root)
+            u = scale.astype(v.dtype) * _widen(g, v) / _zero_to_inf(denominator)
+            return u.astype(g.dtype)
+
+        v = jax.tree.map(lambda g, v: _next_v(g, v, b2), updates, state.v)
+        updates = jax.tree.map(direction, updates, v)
+        return updates, ScaleByFtmlState(count, _cast_like(v, state.v))
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def ftml(
+    learning_rate: optax.ScalarOrSchedule = 0.0025,
+    b1: jax.typing.ArrayLike = 0.6,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    eps_root: jax.typing.ArrayLike = 0.0,
+    *,
+    accumulator_dtype: Any = None,
+    seed: int = 0,
+    prox: Prox | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The FTML optimizer, Follow the Moving Leader.
+
+    For step :math:`t = 1, 2, \ldots`, gradient :math:`g_t`, learning rate
+    :math:`\eta_t` and parameters :math:`\theta`,
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+        d_t &= \frac{1 - \beta_1^t}{\eta_t} \left(
+            \sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
+            + \varepsilon \right) \\
+        \ell_t &= \theta_{t-1} - \left[ (1 - \beta_1) g_t
+            + \beta_1 d_{t-1} (\theta_{t-1} - \ell_{t-1}) \right] / d_t \\
+        \theta_t &= \operatorname{prox}(\ell_t, (1 - \beta_1^t) / d_t)
+
+    With a ``prox`` (the leader form) the state is two slots, :math:`v` and the
+    leader :math:`\ell`. Without one (the delta form) the leader is the
+    parameters themselves, the state is :math:`v` alone, and the step is
+    RMSprop's with both bias corrections,
+
+    .. math::
+        \theta_t = \theta_{t-1} - \eta_t \frac{1 - \beta_1}{1 - \beta_1^t}
+            \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
+            + \varepsilon}.
+
+    Args:
+        learning_rate: At least 0: a number, an array of shape (), or an optax
+            schedule, which is called with the number of updates before this
+            one. A step with learning rate 0 takes the parameters to
+            ``prox(params, 0)``, which is where they are if they are feasible.
+        b1: Decay rate of the leader, in [0, 1).
+        b2: Decay rate of the squared gradients' average, in [0, 1).
+        eps: Added outside the square root, at least 0.
+        eps_root: Added inside the square root, at least 0. Needed above 0 to
+            differentiate through an update at gradients of 0.
+        accumulator_dtype: Dtype of :math:`v`. By default the parameters' own,
+            and at least float32.
+        seed: Reserved for accumulators that round at random; unused in float32
+            and wider.
+        prox: A function ``prox(leader, step_size)`` of two trees like the
+            parameters (in the leader's dtype, at least float32) that returns
+            the new parameters, a tree like the leader. ``optax_ftml.prox`` has
+            the usual ones. The transformation then needs the parameters in
+            ``update``, and to be the last of its chain: what it returns is
+            ``prox(leader, step_size) - params``.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs`. Updates have their
+        gradients' dtype. The state is a :class:`optax_ftml.ScaleByFtmlState` in
+        a chain, or with a ``prox`` a :class:`optax_ftml.FtmlLeaderState`.
+
+    Raises:
+        ValueError: A number out of its range, an unusable
+            ``accumulator_dtype``; from ``update``, gradients that are not like
+            the parameters, missing parameters, or a ``prox`` whose result has
+            another structure or shape.
+        TypeError: An argument that is not a number; from ``init``, parameters
+            that are neither floating nor complex; from ``update``, a ``prox``
+            whose result has another dtype.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import optax_ftml
+        >>> def f(x):
+        ...     return jnp.sum(x**2)
+        >>> optimizer = optax_ftml.ftml(learning_rate=0.3)
+        >>> params = jnp.array([1.0, 2.0, 3.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     updates, state = optimizer.update(jax.grad(f)(params), state)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(f"Objective: {f(params):.2f}")
+        Objective: 10.67
+        Objective: 9.00
+        Objective: 7.81
+        Objective: 6.86
+        Objective: 6.06
+
+        The same with an L1 penalty and exact zeros:
+
+        >>> optimizer = optax_ftml.ftml(0.3, prox=optax_ftml.prox.l1(3.0))
+        >>> params = jnp.array([1.0, 2.0, 3.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     grads = jax.grad(f)(params - jnp.array([1.0, 2.0, 3.0]))
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(4))
+        [0.  0.5 1.5]
+
+    References:
+        Zheng and Kwok, `Follow the Moving Leader in Deep Learning
+        <https://proceedings.mlr.press/v70/zheng17a.html>`_, ICML 2017
+
+    .. warning::
+        With optax.inject_hyperparams and parameters in bfloat16 give it
+        ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
+    """
+    _checks.check_hyperparameters(learning_rate=learning_rate)
+    if prox is None:
+        direction = scale_by_ftml(
+            b1,
+            b2,
+            eps,
+            eps_root,
+            accumulator_dtype=accumulator_dtype,
+            seed=seed,
+        )
+        return optax.with_extra_args_support(
+            optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+        )
+    _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    _checks.check_accumulator_dtype(accumulator_dtype)
+    _checks.check_callable("prox", prox)
+    del seed
+
+    def init_fn(params):
+        return FtmlLeaderState(
+            count=jnp.zeros([], jnp.int32),
+            v=_init_v(params, accumulator_dtype),
+            leader=jax.tree.map(
+                lambda p: jnp.zeros_like(p, dtype=_at_least_float32(p)), params
+            ),
+            d_scale=jnp.zeros([], float),
+            v_correction=jnp.ones([], float),
+            eps=jnp.asarray(eps, float),
+            eps_root=jnp.asarray(eps_root, float),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_like("updates", updates, state.v)
+        _checks.check_like("params", params, state.v)
+        count = optax.safe_increment(state.count)
+        lr = jnp.asarray(
+            learning_rate(state.count)
+            if callable(learning_rate)
+            else learning_rate
+        )
+        b1_correction = _one_minus_power(b1, count)
+        v_correction = _one_minus_power(b2, count)
+
+        def step_size(v):
+            denominator = _denominator(v, v_correction, eps, eps_root)
+            return lr.astype(v.dtype) / _zero_to_inf(denominator)
+
+        def next_leader(g, v, leader, theta, step_size):
+            theta = theta.astype(leader.dtype)
+            last_d = state.d_scale.astype(step_size.dtype) * _denominator(
+                _widen(v, step_size),
+                state.v_correction,
+                state.eps,
+                state.eps_root,
+            )
+            pull = (1 - b1) * _widen(g, v) + b1 * last_d * (theta - leader)
+            d_inverse = step_size / b1_correction.astype(step_size.dtype)
+            return (theta - d_inverse * pull).astype(leader.dtype)
+
+        v = jax.tree.map(lambda g, v: _next_v(g, v, b2), updates, state.v)
+        step_sizes = jax.tree.map(step_size, v)
+        leader = jax.tree.map(
+            next_leader, updates, state.v, state.leader, params, step_sizes
+        )
+        target = prox(leader, step_sizes)
+        _checks.check_prox(target, leader)
+        updates = jax.tree.map(_update_to, target, params, updates)
+        return updates, FtmlLeaderState(
+            count=count,
+            v=_cast_like(v, state.v),
+            leader=leader,
+            d_scale=jnp.asarray(b1_correction / _zero_to_inf(lr), float),
+            v_correction=jnp.asarray(v_correction, float),
+            eps=jnp.asarray(eps, float),
+            eps_root=jnp.asarray(eps_root, float),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _one_minus_power(decay, count):
+    # Not 1 - decay**count, which cancels, and not log(decay), which magnifies
+    # the rounding of a decay close to 1.
+    return -jnp.expm1(count * jnp.log1p(-(1 - decay)))
+
+
+def _next_v(g, v, b2):
+    g = _widen(g, v)
+    v = v.astype(jnp.finfo(g.dtype).dtype)
+    # Not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not add
+    # up to 1, by 1e-5 of 1 - b2.
+    return v + (1 - b2) * (jnp.real(g * jnp.conj(g)) - v)
+
+
+def _denominator(v, v_correction, eps, eps_root):
+    v_correction, eps, eps_root = (
+        jnp.asarray(x, v.dtype) for x in (v_correction, eps, eps_root)
+    )
+    return jnp.sqrt(v / v_correction + eps_root) + eps
+
+
+def _zero_to_inf(denominator):
+    return jnp.where(denominator == 0, jnp.inf, denominator)
+
+
+def _update_to(target, theta, g):
+    """Returns the update, in g's dtype, that takes theta to the target.
+
+    Where theta + (target - theta) would round to beyond the target, which may
+    be the edge of the feasible set, it stops short of it.
+    """
+    dtype = theta.dtype
+    if jnp.iscomplexobj(target):
+        return (target - theta).astype(g.dtype)
+    theta = theta.astype(target.dtype)
+    target = _round_to(target, dtype)
+    delta = _round_to(target - theta, g.dtype)
+    beyond = jnp.sign(_round_to(theta + delta, dtype) - target)
+    shorter = delta * (1 - jnp.finfo(g.dtype).eps)
+    return jnp.where(beyond == jnp.sign(delta), shorter, delta).astype(g.dtype)
+
+
+def _round_to(x, dtype):
+    # A cast to a narrow dtype and back XLA may leave out; this it may not.
+    info = jnp.finfo(dtype)
+    if info.bits >= jnp.finfo(x.dtype).bits:
+        return x
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def _at_least_float32(*arrays):
+    return jnp.result_type(jnp.float32, *(jnp.result_type(x) for x in arrays))
+
+
+def _widen(x, other):
+    return x.astype(_at_least_float32(x, other))
+
+
+def _cast_like(tree, other):
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
+
+
+def _init_v(params, dtype):
+    _checks.check_params(params)
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(
+            p, dtype=dtype or jnp.finfo(_at_least_float32(p)).dtype
+        ),
+        params,
+    )
