@@ -124,7 +124,7 @@ def check_prox(target: Any, leader: Any) -> None:
 
 def _check_structure(name, tree, other_name, other):
     structure, expected = jax.tree.structure(tree), jax.tree.structure(other)
-    if structure == expected:  # type: ignore[operator]
+    if structure == expected:
         return
     paths, expected_paths = (
         {_at(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)}
@@ -149,31 +149,39 @@ def _at(path) -> str:
 
 
 def check_strength(name: str, strength: Any) -> None:
-    """Raises unless all that is known of it is at least 0."""
-    for leaf in _known_leaves(strength):
-        if not np.all(leaf >= 0):
+    """Raises unless it is numbers and, as far as known, at least 0."""
+    for leaf in _number_leaves(name, strength):
+        if _is_known(leaf) and not np.all(leaf >= 0):
             raise ValueError(f"{name} must be at least 0, got {leaf}.")
 
 
 def check_bounds(lower: Any, upper: Any) -> None:
-    """Raises unless all that is known of the bounds is in order."""
-    for name, bound in (("lower", lower), ("upper", upper)):
-        for leaf in _known_leaves(bound):
-            if np.any(np.isnan(leaf)):
-                raise ValueError(f"{name} must not be NaN, got {leaf}.")
-    if jax.tree.structure(lower) == jax.tree.structure(upper):
-        pairs = zip(_known_leaves(lower), _known_leaves(upper), strict=False)
-        for low, high in pairs:
-            if np.any(low > high):
-                raise ValueError(
-                    f"lower must be at most upper, got lower={low} and "
-                    f"upper={high}."
-                )
+    """Raises unless both are numbers and, as far as known, in order."""
+    lows = _number_leaves("lower", lower)
+    highs = _number_leaves("upper", upper)
+    if len(lows) == 1:
+        lows *= len(highs)
+    if len(highs) == 1:
+        highs *= len(lows)
+    for low, high in zip(lows, highs, strict=True):
+        if _is_known(low) and _is_known(high) and not np.all(low <= high):
+            raise ValueError(
+                "lower must be at most upper, and neither NaN, got "
+                f"lower={low} and upper={high}."
+            )
 
 
-def _known_leaves(tree):
-    return [
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if not isinstance(leaf, jax.core.Tracer)
-    ]
+def _number_leaves(name, tree):
+    leaves = jax.tree.leaves(tree)
+    if not leaves or not all(
+        isinstance(x, numbers.Real | np.ndarray | jax.Array) for x in leaves
+    ):
+        raise TypeError(
+            f"{name} must be a number, an array or a tree of these, got "
+            f"{tree!r}."
+        )
+    return leaves
+
+
+def _is_known(leaf):
+    return not isinstance(leaf, jax.core.Tracer)
