@@ -176,26 +176,24 @@ def train(
     ).compile()
     result = Run([], [], _nbytes(opt_state) / _size(params), 0.0)
     milliseconds = []
-    with tqdm.trange(epochs, desc=f"{name:8}", unit="epoch") as progress:
-        for epoch in progress:
+    with tqdm.tqdm(total=epochs * steps, desc=f"{name:8}", unit="step") as bar:
+        for epoch in range(epochs):
             order = np.random.default_rng((seed, epoch)).permutation(
                 len(train_images)
             )
-            start = time.perf_counter()
             losses = []
+            start = time.perf_counter()
             for batch in order[: steps * batch_size].reshape(steps, batch_size):
                 params, opt_state, loss = compiled_step(
                     params, opt_state, train_images[batch], train_labels[batch]
                 )
-                losses.append(loss)
-            result.losses.append(float(jnp.mean(jnp.stack(losses))))
+                losses.append(float(loss))
+                bar.set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
+                bar.update()
             milliseconds.append(1e3 * (time.perf_counter() - start) / steps)
+            result.losses.append(float(np.mean(losses)))
             result.accuracies.append(
                 float(accuracy(params, test_images, test_labels))
-            )
-            progress.set_postfix(
-                loss=f"{result.losses[-1]:.4f}",
-                accuracy=f"{result.accuracies[-1]:.4f}",
             )
     result.milliseconds_per_step = statistics.median(milliseconds)
     return result
