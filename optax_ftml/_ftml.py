@@ -320,7 +320,7 @@ def ftml(
             return lr.astype(v.dtype) / _zero_to_inf(denominator)
 
         def next_leader(g, v, leader, theta, step_size):
-            theta = theta.astype(leader.dtype)
+            theta = jnp.asarray(theta, leader.dtype)
             last_d = state.d_scale.astype(step_size.dtype) * _denominator(
                 _widen(v, step_size),
                 state.v_correction,
@@ -383,6 +383,7 @@ def _update_to(target, theta, g):
     Where theta + (target - theta) would round to beyond the target, which may
     be the edge of the feasible set, it stops short of it.
     """
+    theta = jnp.asarray(theta)
     dtype = theta.dtype
     if jnp.iscomplexobj(target):
         return (target - theta).astype(g.dtype)

@@ -35,9 +35,7 @@ def dvz(
     ):
         g = gradient_rule(np.asarray(g, np.float64), theta)
         v = b2 * v + (1 - b2) * g**2
-        next_d = (
-            (1 - b1**t) / lr * (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
-        )
+        next_d = (1 - b1**t) / lr * (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
         sigma = next_d - b1 * d
         z = b1 * z + (1 - b1) * g - sigma * theta
         d = next_d

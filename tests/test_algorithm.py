@@ -127,9 +127,7 @@ def test_box_equals_projected_textbook(x64, learning_rate, b1s):
     theta, grads = problem((9,))
     theta = np.clip(theta, -0.3, 0.2)
     if callable(learning_rate):
-        learning_rates = np.asarray(
-            jax.vmap(learning_rate)(jnp.arange(STEPS))
-        )
+        learning_rates = np.asarray(jax.vmap(learning_rate)(jnp.arange(STEPS)))
     else:
         learning_rates = constant(learning_rate)
     expected = reference.dvz(
@@ -167,8 +165,9 @@ def test_float32_stays_close_to_float64(prox):
 
 def test_complex_equals_textbook_with_a_real_v(x64):
     theta, grads = problem((2, 6))
-    complex_theta, complex_grads = theta[0] + 1j * theta[1], (
-        grads[:100, 0] + 1j * grads[:100, 1]
+    complex_theta, complex_grads = (
+        theta[0] + 1j * theta[1],
+        (grads[:100, 0] + 1j * grads[:100, 1]),
     )
     actual = trajectory(optax_ftml.ftml(), complex_theta, complex_grads)
     # |g|^2 is shared by both parts, so neither is a recursion of its own;
@@ -184,9 +183,7 @@ def test_complex_equals_textbook_with_a_real_v(x64):
 
 
 def scale_by_rms(b2=0.999, eps=1e-8):
-    return optax.scale_by_rms(
-        b2, eps, eps_in_sqrt=False, bias_correction=True
-    )
+    return optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
 
 
 def test_with_b1_0_is_rms_with_bias_correction(x64):
