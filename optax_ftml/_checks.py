@@ -50,12 +50,22 @@ def check_accumulator_dtype(dtype: Any) -> None:
     if dtype is None:
         return
     expected = "accumulator_dtype must be None, float32 or float64"
-    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
-        raise ValueError(f"{expected}, got {jnp.dtype(dtype).name}.")
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{expected}, got {dtype!r}.") from None
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"{expected}, got {dtype.name}.")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(
             f"{expected}, and float64 needs jax_enable_x64, got float64."
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Raises unless it is an integer or an integer array of shape ()."""
+    if not jnp.issubdtype(getattr(seed, "dtype", type(seed)), jnp.integer):
+        raise TypeError(f"seed must be an integer, got {seed!r}.")
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -163,6 +173,11 @@ def check_bounds(lower: Any, upper: Any) -> None:
         lows *= len(highs)
     if len(highs) == 1:
         highs *= len(lows)
+    if len(lows) != len(highs):
+        raise ValueError(
+            "lower and upper must have the same tree structure, or one of them "
+            f"be a single array, got {lower} and {upper}."
+        )
     for low, high in zip(lows, highs, strict=True):
         if _is_known(low) and _is_known(high) and not np.all(low <= high):
             raise ValueError(

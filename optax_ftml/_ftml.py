@@ -134,6 +134,7 @@ def scale_by_ftml(
     """
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_accumulator_dtype(accumulator_dtype)
+    _checks.check_seed(seed)
     del seed
 
     def init_fn(params):
@@ -286,6 +287,7 @@ def ftml(
         )
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_accumulator_dtype(accumulator_dtype)
+    _checks.check_seed(seed)
     _checks.check_callable("prox", prox)
     del seed
 

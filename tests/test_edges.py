@@ -106,9 +106,7 @@ def test_tiny_and_huge_gradients(prox, magnitude, eps):
         params = optax.apply_updates(params, updates)
     if magnitude == 1e18:
         # The first step is the whole learning rate, the hundredth 0.4 of it.
-        np.testing.assert_allclose(
-            updates, -0.04 * jnp.sign(grads), rtol=1e-5
-        )
+        np.testing.assert_allclose(updates, -0.04 * jnp.sign(grads), rtol=1e-5)
 
 
 @PROXES
