@@ -68,6 +68,27 @@ def check_seed(seed: Any) -> None:
         raise TypeError(f"seed must be an integer, got {seed!r}.")
 
 
+def check_master_dtype(dtype: Any) -> None:
+    """Raises unless it is float32, or float64 where there is one."""
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"dtype must be float32 or float64, got {jnp.dtype(dtype).name}."
+        )
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            "dtype must be float32 unless jax_enable_x64 is set, got float64."
+        )
+
+
+def check_given(name: str, value: Any) -> None:
+    """Raises if what update needs has been left out."""
+    if value is None:
+        raise ValueError(
+            f"{name} must be given: call update(grads, state, params), got "
+            "None."
+        )
+
+
 def check_callable(name: str, value: Any) -> None:
     """Raises unless the value can be called."""
     if not callable(value):
@@ -93,11 +114,8 @@ def check_like(name: str, tree: Any, reference: Any) -> None:
         tree: Gradients or parameters; None is an error of its own.
         reference: A tree with the structure and shapes of the parameters.
     """
-    if tree is None and reference is not None:
-        raise ValueError(
-            f"{name} must be given: with a prox call update(grads, state, "
-            "params), got None."
-        )
+    if reference is not None:
+        check_given(name, tree)
     _check_structure(name, tree, "the params given to init", reference)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for (path, leaf), other in zip(
