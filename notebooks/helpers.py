@@ -1,0 +1,180 @@
+"""What the notebooks share: sizes, progress, tables, plots, training loops.
+
+One environment variable is read: with FTML_NOTEBOOKS_FAST=1 the notebooks train
+for a few steps only, to show that they run. Their text speaks of full runs.
+"""
+
+import math
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import optax
+from IPython import display
+
+FAST = os.environ.get("FTML_NOTEBOOKS_FAST") == "1"
+
+# Okabe and Ito's colours, told apart by the colour-blind. With a line style and
+# a marker for each, a grey print tells them apart as well.
+COLORS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#000000",
+}
+_LINES = ["-", (0, (5, 2)), (0, (1, 1)), "-.", (0, (3, 1, 1, 1, 1, 1)), "--"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+
+
+def sized(full, fast):
+    """Returns the first of two values in a full run and the second in fast."""
+    return fast if FAST else full
+
+
+def use_style():
+    """Sets matplotlib to the notebooks' style."""
+    plt.rcParams.update(
+        {
+            "axes.grid": True,
+            "axes.prop_cycle": plt.cycler(color=list(COLORS.values())),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": 11,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 90,
+            "figure.figsize": (7.5, 3.6),
+            "font.size": 10,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "legend.handlelength": 3.0,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+        }
+    )
+
+
+def styles(names):
+    """Returns plot arguments (label, colour, line style, marker) by name."""
+    return {
+        name: {
+            "label": name,
+            "color": list(COLORS.values())[i % len(COLORS)],
+            "linestyle": _LINES[i % len(_LINES)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def plot_band(ax, x, runs, **style):
+    """Plots the mean over the first axis and a band of one standard deviation."""
+    mean, deviation = runs.mean(0), runs.std(0, ddof=1)
+    style = {"markevery": max(1, len(x) // 8), **style}
+    ax.plot(x, mean, **style)
+    ax.fill_between(
+        x,
+        mean - deviation,
+        mean + deviation,
+        alpha=0.15,
+        color=style["color"],
+        linewidth=0,
+    )
+
+
+def save(figure, name):
+    """Writes the figure to figures/name.png beside the notebooks."""
+    os.makedirs("figures", exist_ok=True)
+    figure.savefig(os.path.join("figures", f"{name}.png"), dpi=110)
+
+
+def table(header, rows):
+    """Returns a Markdown table; the first column is aligned left."""
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join([":--"] + ["--:"] * (len(header) - 1)) + "|",
+        *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
+    ]
+    return display.Markdown("\n".join(lines))
+
+
+def progress(items, label):
+    """Yields the items and shows on one line, in place, how many are done."""
+    items, start = list(items), time.monotonic()
+    line = display.display(display.Pretty(f"{label}: "), display_id=True)
+    for done, item in enumerate(items):
+        line.update(display.Pretty(f"{label}: {done} of {len(items)}"))
+        yield item
+    seconds = math.ceil(time.monotonic() - start)
+    line.update(display.Pretty(f"{label}: {len(items)} done in {seconds} s"))
+
+
+def descend(optimizer, grad, start, steps):
+    """Returns the path of parameters, steps + 1 of them, and the last state.
+
+    Args:
+        optimizer: An optax transformation.
+        grad: A function of the parameters and the step number (from 0).
+        start: The first parameters, an array.
+        steps: Number of updates.
+    """
+
+    def step(carry, t):
+        params, state = carry
+        updates, state = optimizer.update(grad(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    @jax.jit
+    def run(start):
+        return jax.lax.scan(
+            step, (start, optimizer.init(start)), jnp.arange(steps)
+        )
+
+    (_, state), path = run(start)
+    return jnp.concatenate([start[None], path]), state
+
+
+def fit(optimizer, loss, metrics, init, data, *, batch, epochs, key):
+    """Trains by minibatches, epochs in a scan; to be jitted and vmapped.
+
+    Args:
+        optimizer: An optax transformation; its learning rate may be traced.
+        loss: A function of the parameters and a batch.
+        metrics: A function of the parameters, called after each epoch; returns
+            a tree of scalars.
+        init: A function of a key that returns the parameters.
+        data: A tree of arrays, examples along the first axis.
+        batch: Examples in a batch; a last smaller one is left out.
+        epochs: Passes over the data, each in a new order.
+        key: Random key for the parameters and the orders.
+
+    Returns:
+        The metrics and, under "batch_loss", the mean loss of the epoch's
+        batches before their updates, stacked over the epochs.
+    """
+    examples = jax.tree.leaves(data)[0].shape[0]
+    init_key, order_key = jax.random.split(key)
+    params = init(init_key)
+
+    def step(carry, rows):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(
+            params, jax.tree.map(lambda x: x[rows], data)
+        )
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    def epoch(carry, key):
+        order = jax.random.permutation(key, examples)
+        rows = order[: examples // batch * batch].reshape(-1, batch)
+        carry, losses = jax.lax.scan(step, carry, rows)
+        return carry, {"batch_loss": losses.mean(), **metrics(carry[0])}
+
+    keys = jax.random.split(order_key, epochs)
+    _, history = jax.lax.scan(epoch, (params, optimizer.init(params)), keys)
+    return history
