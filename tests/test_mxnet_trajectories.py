@@ -5,12 +5,12 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import mxnet_runs
 import numpy as np
 import optax
 import pytest
 
 import optax_ftml
+from tests import mxnet_runs
 
 DATA = pathlib.Path(__file__).parent / "data"
 
