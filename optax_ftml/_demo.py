@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import math
 import pathlib
 import statistics
 import time
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--learning-rate",
-        type=float,
+        type=_learning_rate,
         default=argparse.SUPPRESS,
         help="of every optimizer (default: "
         + ", ".join(f"{name} {lr}" for name, (_, lr) in _OPTIMIZERS.items())
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=_seed,
         default=0,
         help="of the split, the initial parameters and the order of the data",
     )
@@ -260,4 +261,22 @@ def _positive_int(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _seed(text):
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(
+            f"must be at least 0 and below 2**32, got {value}"
+        )
+    return value
+
+
+def _learning_rate(text):
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be at least 0 and finite, got {value}"
+        )
     return value
