@@ -7,6 +7,8 @@ from optax_ftml._ftml import scale_by_ftml
 from optax_ftml._ftml import ScaleByFtmlState
 from optax_ftml._master_params import MasterParamsState
 from optax_ftml._master_params import with_master_params
+from optax_ftml._stochastic_rounding import stochastic_rounding
+from optax_ftml._stochastic_rounding import StochasticRoundingState
 
 __version__ = "0.1.0"
 
@@ -14,8 +16,10 @@ __all__ = [
     "FtmlLeaderState",
     "MasterParamsState",
     "ScaleByFtmlState",
+    "StochasticRoundingState",
     "ftml",
     "prox",
     "scale_by_ftml",
+    "stochastic_rounding",
     "with_master_params",
 ]

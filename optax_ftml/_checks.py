@@ -46,15 +46,20 @@ def _check_range(name: str, value: float) -> None:
 
 
 def check_accumulator_dtype(dtype: Any) -> None:
-    """Raises unless it is None or a float dtype at least as wide as float32."""
+    """Raises unless it is None, bfloat16, float32 or an available float64."""
     if dtype is None:
         return
-    expected = "accumulator_dtype must be None, float32 or float64"
+    expected = "accumulator_dtype must be None, bfloat16, float32 or float64"
     try:
         dtype = jnp.dtype(dtype)
     except TypeError:
         raise TypeError(f"{expected}, got {dtype!r}.") from None
-    if dtype not in (jnp.float32, jnp.float64):
+    if dtype == jnp.float16:
+        raise ValueError(
+            f"{expected}, got float16, in which the squares of gradients "
+            "below 0.00017 are 0 and those above 255 are infinite."
+        )
+    if dtype not in (jnp.bfloat16, jnp.float32, jnp.float64):
         raise ValueError(f"{expected}, got {dtype.name}.")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ftml import _checks
+from optax_ftml import _stochastic_rounding
 
 Prox = Callable[[optax.Params, optax.Params], optax.Params]
 
@@ -97,10 +98,11 @@ def scale_by_ftml(
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
             differentiate through an update at gradients of 0.
-        accumulator_dtype: Dtype of `v`. By default the parameters' own, and at
-            least float32.
-        seed: Reserved for accumulators that round at random; unused in float32
-            and wider.
+        accumulator_dtype: Dtype of `v`: float32, float64 or bfloat16. By
+            default the parameters' own, and at least float32. In bfloat16 `v`
+            rounds at random, without bias, after it has been used.
+        seed: An integer. The random bits are a function of it, of the step and
+            of the leaf's path; only `v` in bfloat16 needs them.
 
     Returns:
         A :class:`optax.GradientTransformation` with
@@ -135,7 +137,6 @@ def scale_by_ftml(
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_accumulator_dtype(accumulator_dtype)
     _checks.check_seed(seed)
-    del seed
 
     def init_fn(params):
         return ScaleByFtmlState(
@@ -157,7 +158,9 @@ def scale_by_ftml(
 
         v = jax.tree.map(lambda g, v: _next_v(g, v, b2), updates, state.v)
         updates = jax.tree.map(direction, updates, v)
-        return updates, ScaleByFtmlState(count, _cast_like(v, state.v))
+        return updates, ScaleByFtmlState(
+            count, _stochastic_rounding.cast_like(v, state.v, seed, count)
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -207,10 +210,13 @@ def ftml(
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
             differentiate through an update at gradients of 0.
-        accumulator_dtype: Dtype of :math:`v`. By default the parameters' own,
-            and at least float32.
-        seed: Reserved for accumulators that round at random; unused in float32
-            and wider.
+        accumulator_dtype: Dtype of :math:`v`: float32, float64 or bfloat16. By
+            default the parameters' own, and at least float32. In bfloat16
+            :math:`v` rounds at random, without bias, after it has been used;
+            rounded to nearest it would forget, its changes at
+            :math:`\beta_2 = 0.999` being smaller than half a step.
+        seed: An integer. The random bits are a function of it, of the step and
+            of the leaf's path; only :math:`v` in bfloat16 needs them.
         prox: A function ``prox(leader, step_size)`` of two trees like the
             parameters (in the leader's dtype, at least float32) that returns
             the new parameters, a tree like the leader. ``optax_ftml.prox`` has
@@ -289,7 +295,6 @@ def ftml(
     _checks.check_accumulator_dtype(accumulator_dtype)
     _checks.check_seed(seed)
     _checks.check_callable("prox", prox)
-    del seed
 
     def init_fn(params):
         return FtmlLeaderState(
@@ -343,7 +348,7 @@ def ftml(
         updates = jax.tree.map(_update_to, target, params, updates)
         return updates, FtmlLeaderState(
             count=count,
-            v=_cast_like(v, state.v),
+            v=_stochastic_rounding.cast_like(v, state.v, seed, count),
             leader=leader,
             d_scale=jnp.asarray(b1_correction / _zero_to_inf(lr), float),
             v_correction=jnp.asarray(v_correction, float),
@@ -411,10 +416,6 @@ def _at_least_float32(*arrays):
 
 def _widen(x, other):
     return x.astype(_at_least_float32(x, other))
-
-
-def _cast_like(tree, other):
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
 
 
 def _init_v(params, dtype):

@@ -1,0 +1,181 @@
+"""Rounding to a neighbour at random, so that on average nothing is lost."""
+
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ftml import _checks
+
+
+class StochasticRoundingState(NamedTuple):
+    """State of `stochastic_rounding`.
+
+    Attributes:
+        count: Number of updates so far; shape (), int32.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+
+
+def stochastic_rounding(
+    seed: jax.typing.ArrayLike = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Round the step of low-precision parameters at random, without bias.
+
+    In bfloat16 a step smaller than 1/512 of its parameter is lost for ever in
+    the rounding to nearest. This transformation, the last of a chain, changes
+    the update :math:`u` of a parameter :math:`\theta` in bfloat16 or float16
+    such that :func:`optax.apply_updates` takes it to one of the two numbers of
+    its dtype on either side of :math:`x = \theta + u`,
+
+    .. math::
+        \theta' = \begin{cases}
+            x^- & \text{with probability } (x^+ - x) / (x^+ - x^-) \\
+            x^+ & \text{with probability } (x - x^-) / (x^+ - x^-),
+        \end{cases}
+
+    so that :math:`\operatorname{E} \theta' = \theta + u`, to within
+    :math:`2^{-32}` of the gap :math:`x^+ - x^-`. Where :math:`x` is a number
+    of the dtype, and so where :math:`u` is 0, nothing is random.
+
+    The random bits depend on the seed, the step, the leaf's path in the tree
+    and the position in the leaf, and on nothing else: not on the sharding, and
+    not on the other leaves.
+
+    Args:
+        seed: An integer; the same gives the same run.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs`, whose state is a
+        :class:`optax_ftml.StochasticRoundingState`. It needs the parameters in
+        ``update``. Updates of parameters in bfloat16 and float16 come out in
+        float32, because that is where the way from one of their numbers to
+        another is a number; :func:`optax.apply_updates` returns the
+        parameters' dtype. Other parameters' updates pass through.
+
+    Raises:
+        TypeError: A seed that is not an integer.
+        ValueError: From ``update``, missing parameters.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import optax_ftml
+        >>> def run(optimizer):
+        ...     params = jnp.ones(1000, jnp.bfloat16)
+        ...     state = optimizer.init(params)
+        ...     for _ in range(100):
+        ...         grads = jnp.ones_like(params)
+        ...         updates, state = optimizer.update(grads, state, params)
+        ...         params = optax.apply_updates(params, updates)
+        ...     return jnp.mean(params, dtype=jnp.float32)
+        >>> print(f"{run(optax.sgd(0.001)):.3f}")  # 100 times 0.001 is 0.1
+        1.000
+        >>> rounding = optax_ftml.stochastic_rounding(seed=0)
+        >>> print(f"{run(optax.chain(optax.sgd(0.001), rounding)):.3f}")
+        0.900
+
+    References:
+        Gupta et al, `Deep Learning with Limited Numerical Precision
+        <https://proceedings.mlr.press/v37/gupta15.html>`_, ICML 2015
+
+    .. note::
+        The expectation is that of the update as it arrives. An optimizer whose
+        updates have their gradients' dtype rounds them to it: with gradients
+        in bfloat16 by up to 1/512 of the update, which no small update dies
+        of. Gradients in float32 avoid even that.
+
+    .. note::
+        What has no low-precision neighbour behaves like this: beyond the
+        largest finite number a parameter stays at it; infinities and NaN are
+        what the plain sum makes them. Where XLA flushes subnormal float32
+        numbers to zero, as on the CPU, it does so to subnormal bfloat16
+        parameters, with or without this transformation.
+    """
+    _checks.check_seed(seed)
+
+    def init_fn(params):
+        del params
+        return StochasticRoundingState(count=jnp.zeros([], jnp.int32))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_given("params", params)
+        count = optax.safe_increment(state.count)
+
+        def round_step(path, theta, u):
+            if jnp.result_type(theta) not in (jnp.bfloat16, jnp.float16):
+                return u
+            words = _random_words(seed, count, "params", path, theta.shape)
+            return _round_step(theta, u, words)
+
+        updates = jax.tree.map_with_path(round_step, params, updates)
+        return updates, StochasticRoundingState(count)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def cast_like(tree, other, seed, count):
+    """Casts to the other tree's dtypes, to bfloat16 at random.
+
+    Args:
+        tree: Numbers that are at least 0, in at least float32.
+        other: A tree like it, with the dtypes to cast to.
+        seed: An integer.
+        count: The step.
+    """
+
+    def cast(path, x, like):
+        if like.dtype != jnp.bfloat16:
+            return x.astype(like.dtype)
+        words = _random_words(seed, count, "v", path, x.shape)
+        return _to_bfloat16(x.astype(jnp.float32), words)
+
+    return jax.tree.map_with_path(cast, tree, other)
+
+
+def _round_step(theta, u, words):
+    info = jnp.finfo(theta.dtype)
+    theta, u = theta.astype(jnp.float32), jnp.asarray(u, jnp.float32)
+    # theta + u = x + rest exactly (Knuth's sum of two).
+    x = theta + u
+    u_part = x - theta
+    rest = (theta - (x - u_part)) + (u - u_part)
+    # From here on for |x|, of which a negative rest takes a part away, perhaps
+    # into the binade below with its finer steps.
+    rest = jnp.where(x < 0, -rest, rest)
+    bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32) - (rest < 0)
+    binade = jax.lax.bitcast_convert_type(bits & 0x7F800000, jnp.float32)
+    step = jnp.maximum(binade, info.tiny) * info.eps
+    nearest = jnp.round(jnp.abs(x) / step)
+    lost = (jnp.abs(x) / step - nearest) + rest / step
+    threshold = (jnp.abs(lost) * 2.0**32).astype(jnp.uint32)
+    other = nearest + jnp.where(words < threshold, jnp.sign(lost), 0)
+    rounded = jnp.copysign(jnp.minimum(other * step, info.max), x)
+    return jnp.where(jnp.isfinite(x), rounded - theta, u)
+
+
+def _to_bfloat16(x, words):
+    # The upper half of a float32 is a bfloat16, and the lower half the
+    # probability of the next one.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (words >> 16)
+    largest = jax.lax.bitcast_convert_type(
+        jnp.finfo(jnp.bfloat16).max, jnp.uint16
+    )
+    rounded = jnp.minimum((bits >> 16).astype(jnp.uint16), largest)
+    return jnp.where(
+        jnp.isfinite(x),
+        jax.lax.bitcast_convert_type(rounded, jnp.bfloat16),
+        x.astype(jnp.bfloat16),
+    )
+
+
+def _random_words(seed, count, tree, path, shape):
+    """Returns random uint32, the same for the same arguments."""
+    leaf = zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
+    key = jax.random.key(seed, impl="threefry2x32")
+    key = jax.random.fold_in(jax.random.fold_in(key, count), leaf)
+    return jax.random.bits(key, shape, jnp.uint32)
