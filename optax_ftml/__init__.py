@@ -5,6 +5,8 @@ from optax_ftml._ftml import ftml
 from optax_ftml._ftml import FtmlLeaderState
 from optax_ftml._ftml import scale_by_ftml
 from optax_ftml._ftml import ScaleByFtmlState
+from optax_ftml._fusion_report import fusion_report
+from optax_ftml._fusion_report import FusionReport
 from optax_ftml._master_params import MasterParamsState
 from optax_ftml._master_params import with_master_params
 from optax_ftml._stochastic_rounding import stochastic_rounding
@@ -14,10 +16,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FtmlLeaderState",
+    "FusionReport",
     "MasterParamsState",
     "ScaleByFtmlState",
     "StochasticRoundingState",
     "ftml",
+    "fusion_report",
     "prox",
     "scale_by_ftml",
     "stochastic_rounding",

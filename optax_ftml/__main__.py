@@ -12,6 +12,11 @@ _COMMANDS = {
         "demo",
         "train a small network on handwritten digits with FTML and its peers",
     ),
+    "report": (
+        "optax_ftml._report",
+        "aot",
+        "say what XLA makes of one step of an optimizer, on any device",
+    ),
 }
 
 

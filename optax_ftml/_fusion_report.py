@@ -1,0 +1,257 @@
+"""What XLA makes of an optimizer's step."""
+
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import optax
+
+from optax_ftml import _compile
+from optax_ftml import _hlo
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionReport:
+    """What XLA made of one step, counted from the HLO of one device's program.
+
+    Printed, it is a table.
+
+    Attributes:
+        target: The device.
+        leaves: Arrays in the parameters.
+        parameters: Numbers in the parameters.
+        device_parameters: Numbers in one device's shards of them.
+        kernels: Instructions that execute on arrays: fusions, copies,
+            collectives and any other.
+        fusions: How many of the kernels are fusions.
+        scalar_kernels: Instructions that execute on scalars alone.
+        copies: Arrays copied as they are, within one memory.
+        copied_bytes: The bytes of these arrays.
+        transfers: Arrays, or parts, moved between main memory and an on-chip
+            one to be there when a kernel wants them; these are no kernels.
+        collectives: Kind and bytes of each collective operation's result.
+        temporary_bytes: Memory that the program needs besides its arguments
+            and results.
+        state_bytes: Memory of one device's shards of the optimizer's state.
+        moved_bytes: Bytes read from and written to main memory: each operand
+            and each result of an executed instruction once, unless it is in
+            on-chip memory.
+        xla_bytes_accessed: XLA's own estimate, where its backend makes one; it
+            adds up all operands and results whatever memory they are in, and
+            what is moved between memories.
+        trace_seconds: Time to trace and lower the step.
+        compile_seconds: Time to compile it.
+        hlo: The compiled program.
+    """
+
+    target: str
+    leaves: int
+    parameters: int
+    device_parameters: int
+    kernels: int
+    fusions: int
+    scalar_kernels: int
+    copies: int
+    copied_bytes: int
+    transfers: int
+    collectives: tuple[tuple[str, int], ...]
+    temporary_bytes: int
+    state_bytes: int
+    moved_bytes: int
+    xla_bytes_accessed: float | None
+    trace_seconds: float
+    compile_seconds: float
+    hlo: str = dataclasses.field(repr=False)
+
+    @property
+    def kernels_per_leaf(self) -> float:
+        """Kernels on arrays a leaf of the parameters."""
+        return self.kernels / max(self.leaves, 1)
+
+    @property
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes of state a parameter."""
+        return self.state_bytes / max(self.device_parameters, 1)
+
+    @property
+    def moved_bytes_per_parameter(self) -> float:
+        """Bytes from and to main memory a parameter."""
+        return self.moved_bytes / max(self.device_parameters, 1)
+
+    def __str__(self) -> str:
+        """Returns a table."""
+        estimate = "none"
+        if self.xla_bytes_accessed is not None:
+            per_parameter = self.xla_bytes_accessed / max(
+                self.device_parameters, 1
+            )
+            estimate = f"{per_parameter:.2f}"
+        rows = {
+            "target": self.target,
+            "parameters": f"{self.parameters:,} in {self.leaves:,} leaves",
+            "parameters a device": f"{self.device_parameters:,}",
+            "kernels": f"{self.kernels:,} ({self.fusions:,} fusions)",
+            "kernels a leaf": f"{self.kernels_per_leaf:.2f}",
+            "kernels on scalars alone": f"{self.scalar_kernels:,}",
+            "copies": f"{self.copies:,} ({_si(self.copied_bytes)})",
+            "transfers to and from on-chip memory": f"{self.transfers:,}",
+            "collectives": _collectives(self.collectives),
+            "temporary memory": _si(self.temporary_bytes),
+            "state bytes a parameter": f"{self.state_bytes_per_parameter:.2f}",
+            "bytes moved a parameter": f"{self.moved_bytes_per_parameter:.2f}",
+            "XLA's estimate of the same": estimate,
+            "trace and compile time": (
+                f"{self.trace_seconds:.2f} s + {self.compile_seconds:.2f} s"
+            ),
+        }
+        width = max(len(name) for name in rows)
+        return "\n".join(f"{k:<{width}}  {v}" for k, v in rows.items())
+
+
+def _si(nbytes):
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.4g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.4g} GB"
+
+
+def _collectives(collectives):
+    kinds = collections.defaultdict(list)
+    for kind, nbytes in collectives:
+        kinds[kind].append(nbytes)
+    return (
+        ", ".join(
+            f"{len(sizes)} {kind} ({_si(sum(sizes))})"
+            for kind, sizes in sorted(kinds.items())
+        )
+        or "none"
+    )
+
+
+def fusion_report(
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    target: str | None = None,
+) -> FusionReport:
+    """Compiles one step of an optimizer and says what XLA made of it.
+
+    The step is ``update`` and :func:`optax.apply_updates` under
+    :func:`jax.jit`, with the parameters and the optimizer's state donated and
+    gradients that have the parameters' dtypes and shardings. Nothing runs, and
+    no array is made.
+
+    Args:
+        optimizer: Any optax optimizer.
+        params: Arrays or :class:`jax.ShapeDtypeStruct`, with their shardings
+            if they have them. For an absent target give these as
+            :class:`jax.sharding.NamedSharding` over a
+            :class:`jax.sharding.AbstractMesh` (or over any devices, of which
+            only the mesh's shape counts). State that has a parameter's shape
+            has its sharding; other state is replicated.
+        target: None for the default device, or a device that need not be
+            there: ``"h100"``, ``"a100"``, or ``"tpu:"`` and the name of a
+            topology, as in ``"tpu:v5e:2x2"``. These need
+            ``pip install 'optax-ftml[aot]'``, and compile in a process of
+            their own.
+
+    Returns:
+        A :class:`optax_ftml.FusionReport`.
+
+    Raises:
+        ValueError: An unknown target, or one with another number of devices
+            than the parameters' mesh.
+        ImportError: A target whose compiler is not installed.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> params = {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+        >>> report = optax_ftml.fusion_report(optax_ftml.ftml(), params)
+        >>> report.copies, report.temporary_bytes < 1024
+        (0, True)
+        >>> print(f"{report.state_bytes_per_parameter:.2f}")
+        4.00
+    """
+    params = jax.tree.map(lambda x: _struct(x, target), params)
+    state = jax.eval_shape(optimizer.init, params)
+    replicated = _replicated(params)
+    state = optax.tree_map_params(
+        optimizer,
+        lambda x, p: _shard(
+            x, p.sharding if x.shape == p.shape else replicated
+        ),
+        state,
+        params,
+        transform_non_params=lambda x: _shard(x, replicated),
+    )
+    donated, treedef = jax.tree.flatten((params, state))
+    grads = jax.tree.leaves(params)
+
+    def step(donated, grads):
+        params, state = jax.tree.unflatten(treedef, donated)
+        grads = jax.tree.unflatten(jax.tree.structure(params), grads)
+        updates, state = optimizer.update(grads, state, params)
+        return jax.tree.leaves((optax.apply_updates(params, updates), state))
+
+    compiled = _compile.compile_step(
+        jax.jit(step, donate_argnums=0), (donated, grads), target
+    )
+    counts = _hlo.count(compiled.hlo)
+    return FusionReport(
+        target=target or jax.devices()[0].device_kind,
+        leaves=len(grads),
+        parameters=sum(math.prod(x.shape) for x in grads),
+        device_parameters=sum(_shard_size(x) for x in grads),
+        kernels=counts.kernels,
+        fusions=counts.fusions,
+        scalar_kernels=counts.scalar_kernels,
+        copies=counts.copies,
+        copied_bytes=counts.copied_bytes,
+        transfers=counts.transfers,
+        collectives=tuple(counts.collectives),
+        temporary_bytes=compiled.temporary_bytes,
+        state_bytes=sum(
+            _shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(state)
+        ),
+        moved_bytes=counts.moved_bytes,
+        xla_bytes_accessed=compiled.xla_bytes_accessed,
+        trace_seconds=compiled.trace_seconds,
+        compile_seconds=compiled.compile_seconds,
+        hlo=compiled.hlo,
+    )
+
+
+def _struct(x, target):
+    sharding = getattr(x, "sharding", None)
+    if target is not None:
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            sharding = jax.sharding.NamedSharding(
+                sharding.mesh.abstract_mesh, sharding.spec
+            )
+        else:
+            sharding = None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _replicated(params):
+    for param in jax.tree.leaves(params):
+        if isinstance(param.sharding, jax.sharding.NamedSharding):
+            return jax.sharding.NamedSharding(
+                param.sharding.mesh, jax.sharding.PartitionSpec()
+            )
+    return None
+
+
+def _shard(x, sharding):
+    return jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=x.sharding or sharding
+    )
+
+
+def _shard_size(x):
+    shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+    return math.prod(shape)
