@@ -1,5 +1,6 @@
 """FTML, Follow the Moving Leader, as an Optax gradient transformation."""
 
+from optax_ftml import mxnet
 from optax_ftml import prox
 from optax_ftml._ftml import ftml
 from optax_ftml._ftml import FtmlLeaderState
@@ -22,6 +23,7 @@ __all__ = [
     "StochasticRoundingState",
     "ftml",
     "fusion_report",
+    "mxnet",
     "prox",
     "scale_by_ftml",
     "stochastic_rounding",

@@ -1,0 +1,280 @@
+"""MXNet's FTML under its own argument names."""
+
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ftml import _checks
+from optax_ftml import _ftml
+from optax_ftml.mxnet import _schedulers
+
+_ORDERS = ("1.x", "2.x")
+
+_WITHOUT_MEANING = {
+    "use_fused_step": "XLA fuses the step by itself; leave it out",
+    "aggregate_num": "one update covers the whole tree of parameters; leave it "
+    "out",
+    "param_idx2name": "parameters are known by their paths; give lr_mult and "
+    "wd_mult by path, and state_from_mxnet a mapping from indices to paths",
+    "sym": "there is no symbol that holds multipliers; give lr_mult and "
+    "wd_mult by path",
+    "param_dict": "there are no Gluon parameters that hold multipliers; give "
+    "lr_mult and wd_mult by path",
+}
+
+
+def ftml(
+    learning_rate: jax.typing.ArrayLike | None = 0.0025,
+    beta1: jax.typing.ArrayLike = 0.6,
+    beta2: jax.typing.ArrayLike = 0.999,
+    epsilon: jax.typing.ArrayLike = 1e-8,
+    *,
+    rescale_grad: jax.typing.ArrayLike = 1.0,
+    clip_gradient: float | None = None,
+    wd: jax.typing.ArrayLike = 0.0,
+    lr_scheduler: optax.Schedule | None = None,
+    lr_mult: Mapping[str, float] | None = None,
+    wd_mult: Mapping[str, float] | None = None,
+    begin_num_update: int = 0,
+    multi_precision: bool = False,
+    order: str = "2.x",
+    **unknown: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """MXNet's ``mxnet.optimizer.FTML``, argument by argument.
+
+    The gradient of step t is, with ``order="2.x"`` and with ``order="1.x"``,
+
+        clip(rescale_grad * g) + wd * theta,
+        clip(rescale_grad * g + wd * theta),
+
+    and the step that follows is :func:`optax_ftml.ftml`'s. MXNet 1.x has
+    another default learning rate, 0.01.
+
+    Args:
+        learning_rate: At least 0, or None for `lr_scheduler`'s, and 0.01
+            without one. Together with one of this module's schedulers it
+            replaces the scheduler's `base_lr`, as far as MXNet does
+            (`FactorScheduler` and `MultiFactorScheduler` after their warm-up;
+            the other two keep their own). A step with learning rate 0 leaves
+            the parameters where they are; MXNet divides by 0.
+        beta1: In [0, 1).
+        beta2: In [0, 1).
+        epsilon: At least 0.
+        rescale_grad: Multiplies the gradient, before all else. Gluon's
+            ``trainer.step(batch_size)`` makes it 1 / batch_size.
+        clip_gradient: Each element of the gradient is clipped to
+            [-clip_gradient, clip_gradient]. None, 0 and negative numbers do
+            not clip, as in MXNet 1.x and the fused step of 2.x.
+        wd: Weight decay inside the gradient (L2).
+        lr_scheduler: One of this module's schedulers. Any other optax schedule
+            needs ``learning_rate=None``.
+        lr_mult: Factors of the learning rate by parameter path (keys joined by
+            "/") or pattern of paths (as in :mod:`fnmatch`). A path goes before
+            patterns, a pattern before later ones. Without an entry it is 1.
+        wd_mult: Factors of `wd`, likewise. Mind that MXNet 1.x gives those
+            parameters 0 whose names end in neither "_weight" nor "_gamma" when
+            it has their names from `param_idx2name`.
+        begin_num_update: The number of updates to start counting from.
+        multi_precision: Keep a float32 copy of parameters in lower precision
+            and update that (:func:`optax_ftml.with_master_params`).
+        order: "2.x" or "1.x".
+        **unknown: Raise; those of MXNet's arguments that mean nothing in JAX
+            with a word on what to do instead.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs`. With `wd` or
+        `multi_precision` its update needs the parameters.
+
+    Raises:
+        TypeError: An unknown argument, or one that means nothing in JAX; an
+            argument of the wrong type.
+        ValueError: An argument out of its range; from ``init`` and ``update``,
+            an entry of `lr_mult` or `wd_mult` that matches no parameter.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from optax_ftml import mxnet
+        >>> optimizer = mxnet.ftml(
+        ...     learning_rate=0.1,
+        ...     wd=0.01,
+        ...     clip_gradient=1.0,
+        ...     lr_scheduler=mxnet.FactorScheduler(step=100, factor=0.5),
+        ...     wd_mult={"*/bias": 0.0},
+        ... )
+        >>> params = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}}
+        >>> state = optimizer.init(params)
+        >>> grads = {"dense": {"kernel": jnp.ones(2), "bias": jnp.zeros(1)}}
+        >>> updates, state = optimizer.update(grads, state, params)
+        >>> print(optax.apply_updates(params, updates)["dense"]["kernel"])
+        [0.9 0.9]
+    """
+    for name in unknown:
+        raise TypeError(_unknown_argument(name))
+    _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
+    if order not in _ORDERS:
+        raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
+    if not isinstance(begin_num_update, int) or begin_num_update < 0:
+        raise ValueError(
+            "begin_num_update must be an integer of at least 0, got "
+            f"{begin_num_update!r}."
+        )
+    clip = (
+        optax.clip(clip_gradient)
+        if clip_gradient is not None and clip_gradient > 0
+        else optax.identity()
+    )
+    decay = _decay(wd, wd_mult)
+    optimizer = optax.chain(
+        optax.scale(rescale_grad),
+        *((clip, decay) if order == "2.x" else (decay, clip)),
+        _ftml.ftml(
+            resolve_learning_rate(learning_rate, lr_scheduler),
+            beta1,
+            beta2,
+            epsilon,
+        ),
+        *([_multiply(lr_mult)] if lr_mult else []),
+    )
+    if begin_num_update:
+        optimizer = _begin_at(optimizer, begin_num_update)
+    if multi_precision:
+        raise NotImplementedError
+    return optax.with_extra_args_support(optimizer)
+
+
+def resolve_learning_rate(
+    learning_rate: Any = 0.0025, lr_scheduler: Any = None
+) -> Any:
+    """Returns the learning rate or schedule that MXNet makes of the two."""
+    if callable(learning_rate):
+        raise TypeError(
+            "learning_rate must be a number or None, got a function. Give a "
+            "schedule as lr_scheduler, with learning_rate=None."
+        )
+    if learning_rate is not None:
+        _checks.check_hyperparameters(learning_rate=learning_rate)
+    if lr_scheduler is None:
+        return 0.01 if learning_rate is None else learning_rate
+    _checks.check_callable("lr_scheduler", lr_scheduler)
+    if learning_rate is None:
+        return lr_scheduler
+    if not isinstance(lr_scheduler, _schedulers.Scheduler):
+        raise ValueError(
+            "learning_rate must be None with an lr_scheduler that is not one "
+            f"of MXNet's and so has no base to replace, got {learning_rate}."
+        )
+    return lr_scheduler.with_base_lr(learning_rate)
+
+
+def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
+    """Returns a tree with the factor of each leaf.
+
+    Args:
+        name: What the multipliers are called in an error.
+        multipliers: Factors by path or pattern.
+        tree: Parameters, or a tree like them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in leaves
+    ]
+    for pattern in multipliers:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"{name} must have parameter paths as keys, got {pattern!r}."
+            )
+        if not any(_matches(path, pattern) for path in paths):
+            raise ValueError(
+                f"{name} must have keys that match a parameter, got "
+                f"{pattern!r}. The parameters are {', '.join(paths)}."
+            )
+
+    def factor(path):
+        patterns = [p for p in multipliers if _matches(path, p)]
+        best = path if path in multipliers else next(iter(patterns), None)
+        return 1.0 if best is None else float(multipliers[best])
+
+    return jax.tree.unflatten(jax.tree.structure(tree), map(factor, paths))
+
+
+def with_count(state: Any, count: int) -> Any:
+    """Returns the state after `count` updates, as far as counts go."""
+    counting = (
+        _ftml.ScaleByFtmlState,
+        _ftml.FtmlLeaderState,
+        optax.ScaleByScheduleState,
+    )
+    return jax.tree.map(
+        lambda node: (
+            node._replace(count=jnp.asarray(count, node.count.dtype))
+            if isinstance(node, counting)
+            else node
+        ),
+        state,
+        is_leaf=lambda node: isinstance(node, counting),
+    )
+
+
+def _matches(path, pattern):
+    return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+def _decay(wd, wd_mult):
+    if not wd_mult:
+        # Without decay the update does not need the parameters.
+        no_decay = isinstance(wd, int | float) and wd == 0
+        return optax.identity() if no_decay else optax.add_decayed_weights(wd)
+
+    def decay(updates, params):
+        return jax.tree.map(
+            lambda g, p, factor: (g + (wd * factor) * p).astype(g.dtype),
+            updates,
+            params,
+            factors("wd_mult", wd_mult, updates),
+        )
+
+    return _checked("wd_mult", wd_mult, optax.stateless(decay))
+
+
+def _multiply(lr_mult):
+    def multiply(updates, params):
+        del params
+        return jax.tree.map(
+            lambda u, factor: u * factor,
+            updates,
+            factors("lr_mult", lr_mult, updates),
+        )
+
+    return _checked("lr_mult", lr_mult, optax.stateless(multiply))
+
+
+def _checked(name, multipliers, transformation):
+    """Returns the transformation, with multipliers checked by init already."""
+
+    def init_fn(params):
+        factors(name, multipliers, params)
+        return transformation.init(params)
+
+    return optax.GradientTransformation(init_fn, transformation.update)
+
+
+def _begin_at(optimizer, count):
+    def init_fn(params):
+        return with_count(optimizer.init(params), count)
+
+    return optax.GradientTransformation(init_fn, optimizer.update)
+
+
+def _unknown_argument(name):
+    if name in _WITHOUT_MEANING:
+        return f"{name} means nothing in JAX: {_WITHOUT_MEANING[name]}."
+    known = [*ftml.__kwdefaults__, *ftml.__annotations__]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    return f"ftml has no argument {name!r}. The nearest is {nearest!r}."
