@@ -10,17 +10,21 @@ A setting is a dict with the keys
     options    arguments of mxnet.optimizer.FTML, without the scheduler
     scheduler  None, or the name of an MXNet scheduler and its arguments
     lr_mult, wd_mult   factors by parameter
+    order      "1.x" or "2.x", whose MXNet it is for
     params     shapes by parameter
     dtype      of the parameters
     seed, grad_scale   of the parameters' start and of the gradients
     record     the numbers of the updates to record, the last one the last
 
 and the results have an array "<number of the setting>/<parameter>", in which
-the recorded weights are stacked.
+the recorded weights are stacked. A setting may be null, to be left out.
 """
 
 import json
+import pathlib
+import subprocess
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -75,6 +79,17 @@ def run(mx, setting):
     return {name: np.stack(values) for name, values in recorded.items()}
 
 
+def run_in(interpreter, settings):
+    """Returns the results of running this file by another interpreter."""
+    with tempfile.TemporaryDirectory() as directory:
+        given = pathlib.Path(directory, "settings.json")
+        given.write_text(json.dumps(settings))
+        results = pathlib.Path(directory, "results.npz")
+        subprocess.run([interpreter, __file__, given, results], check=True)
+        with np.load(results) as arrays:
+            return dict(arrays)
+
+
 def main(settings_path, results_path):
     import mxnet as mx
 
@@ -86,6 +101,7 @@ def main(settings_path, results_path):
         **{
             f"{i}/{name}": values
             for i, setting in enumerate(settings)
+            if setting
             for name, values in run(mx, setting).items()
         },
     )

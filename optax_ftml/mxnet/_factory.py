@@ -11,6 +11,7 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml import _master_params
 from optax_ftml.mxnet import _schedulers
 
 _ORDERS = ("1.x", "2.x")
@@ -144,7 +145,7 @@ def ftml(
     if begin_num_update:
         optimizer = _begin_at(optimizer, begin_num_update)
     if multi_precision:
-        raise NotImplementedError
+        return _master_params.with_master_params(optimizer)
     return optax.with_extra_args_support(optimizer)
 
 

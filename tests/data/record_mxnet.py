@@ -1,6 +1,6 @@
 """Records the trajectories of FTML in real MXNet that the tests compare with.
 
-    python tests/data/record_mxnet.py --mxnet1 python3.10 --mxnet2 python3.8
+    python -m tests.data.record_mxnet --mxnet1 python3.10 --mxnet2 python3.8
 
 writes mxnet_trajectories_*.npz beside this file, given an interpreter with
 MXNet 1.9.1 and one with MXNet 2.0.0b1 (see tests/mxnet_runs.py).
@@ -9,13 +9,12 @@ MXNet 1.9.1 and one with MXNet 2.0.0b1 (see tests/mxnet_runs.py).
 import argparse
 import json
 import pathlib
-import subprocess
-import tempfile
 
 import numpy as np
 
+from tests import mxnet_runs
+
 DATA = pathlib.Path(__file__).parent
-RUNS = DATA.parent / "mxnet_runs.py"
 
 SHAPES = {"weight": [3, 4], "bias": [7], "kernel": [2, 3, 1, 2], "scale": [1]}
 RECORD = [1, 2, 3, 5, 10, *range(20, 201, 10)]
@@ -68,17 +67,6 @@ def settings():
     ]
 
 
-def run(interpreter, settings):
-    """Returns the results of `settings`, run by another interpreter."""
-    with tempfile.TemporaryDirectory() as directory:
-        given = pathlib.Path(directory, "settings.json")
-        given.write_text(json.dumps(settings))
-        results = pathlib.Path(directory, "results.npz")
-        subprocess.run([interpreter, RUNS, given, results], check=True)
-        with np.load(results) as arrays:
-            return dict(arrays)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mxnet1", required=True, help="has MXNet 1.9.1")
@@ -97,7 +85,7 @@ def main():
         np.savez_compressed(
             DATA / f"mxnet_trajectories_{name}.npz",
             settings=json.dumps(settings()),
-            **run(interpreter, given),
+            **mxnet_runs.run_in(interpreter, given),
         )
 
 

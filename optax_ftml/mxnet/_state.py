@@ -1,0 +1,372 @@
+"""MXNet's d, v and z, and the state of FTML here."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from optax_ftml import _ftml
+from optax_ftml import _master_params
+from optax_ftml.mxnet import _factory
+from optax_ftml.mxnet import _states_file
+
+_FTML_STATES = (_ftml.ScaleByFtmlState, _ftml.FtmlLeaderState)
+
+
+def state_from_mxnet(
+    states: _states_file.UpdaterStates,
+    state: optax.OptState,
+    params: optax.Params,
+    paths: Mapping[_states_file.Key, str],
+    *,
+    axes: Mapping[str, Sequence[int]] | None = None,
+) -> optax.OptState:
+    """Puts MXNet's states of FTML into an optimizer's state.
+
+    In the delta form the state is MXNet's v: the leader -z / d is the
+    parameters, which is checked. In the leader form it is v, the leader and
+    the scalars that give d.
+
+    Args:
+        states: What :func:`load_states` returns; `num_update` must be known
+            and, for the leader form, `options` with beta2 and epsilon.
+        state: What the optimizer's ``init`` returns. It may hold FTML's state
+            more than once (:func:`optax.partition`) and other states. The
+            counts of FTML and of its schedule become `num_update`.
+        params: MXNet's weights of the same moment, a tree like the parameters
+            of the optimizer.
+        paths: The path (keys joined by "/") of each of MXNet's indices or
+            names. Mind that ``gluon.Trainer`` numbers parameters in the order
+            of their sorted names if it is given a dict.
+        axes: By path, the axes of MXNet's array in the parameter's order, for
+            parameters that are transposed, as :func:`numpy.transpose` takes
+            them: (1, 0) for a Dense weight, (2, 3, 1, 0) for a convolution's.
+
+    Returns:
+        The state, a tree like `state` with the same shapes and dtypes.
+
+    Raises:
+        ValueError: Something is missing or left over, has another shape, or
+            the states are not those of `params`; the error says which.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> slots = mxnet.FtmlSlots(
+        ...     d=np.array([2.0]), v=np.array([0.1]), z=np.array([-6.0])
+        ... )
+        >>> states = mxnet.UpdaterStates({0: slots}, num_update=7)
+        >>> params = {"bias": jnp.array([3.0])}
+        >>> state = mxnet.ftml().init(params)
+        >>> state = mxnet.state_from_mxnet(states, state, params, {0: "bias"})
+        >>> print(optax.tree_utils.tree_get(state, "count"))
+        7
+    """
+    states = states.with_paths(paths)
+    if states.num_update is None:
+        raise ValueError(
+            "states must say how many updates there were: its file is without "
+            "the optimizer. Give states._replace(num_update=...)."
+        )
+    weights = _by_path(params)
+    missing = [path for path in states.slots if path not in weights]
+    if missing:
+        raise ValueError(
+            f"paths must lead to parameters, got {missing}. The parameters are "
+            f"{', '.join(weights)}."
+        )
+    slots = {
+        path: _transpose(path, some, weights[path], axes)
+        for path, some in states.slots.items()
+    }
+    used: set[str] = set()
+
+    def fill(tree, value):
+        """Returns a tree with value(slots, weight, path) as its leaves."""
+
+        def leaf(path, old):
+            path = _keystr(path)
+            if path not in slots:
+                raise ValueError(
+                    f"states must have every parameter, got none for {path!r}."
+                )
+            used.add(path)
+            return _like(value(path), old)
+
+        return jax.tree_util.tree_map_with_path(leaf, tree)
+
+    def convert(node):
+        match node:
+            case _ftml.ScaleByFtmlState():
+                for path in _by_path(node.v):
+                    if path in slots:
+                        _check_leader(path, slots[path], weights[path])
+                return node._replace(v=fill(node.v, lambda p: slots[p].v))
+            case _ftml.FtmlLeaderState():
+                v = fill(node.v, lambda path: slots[path].v)
+                leader = fill(
+                    node.leader, lambda p: _leader(slots[p], weights[p])
+                )
+                return node._replace(v=v, leader=leader, **scalars(node))
+            case _master_params.MasterParamsState():
+                master = fill(
+                    node.master,
+                    lambda p: (
+                        weights[p]
+                        if slots[p].weight is None
+                        else slots[p].weight
+                    ),
+                )
+                return node._replace(
+                    master=master, inner_state=_map(convert, node.inner_state)
+                )
+        return node
+
+    def scalars(node):
+        options = states.options
+        if options is None or not {"beta2", "epsilon"} <= set(options):
+            raise ValueError(
+                "states must have the options beta2 and epsilon for the leader "
+                "form. Give states._replace(options=...)."
+            )
+        v_correction = 1 - options["beta2"] ** states.num_update
+        scales = {}
+        for path in _by_path(node.v):
+            d, v = (np.asarray(x, float) for x in slots[path][:2])
+            denominator = np.sqrt(v / v_correction) + options["epsilon"]
+            scales[path] = np.sum(d) / np.sum(denominator)
+        d_scale = np.mean(list(scales.values()))
+        if not np.allclose(list(scales.values()), d_scale, rtol=1e-3):
+            raise ValueError(
+                "states must be of one learning rate for the leader form, got "
+                f"(1 - beta1^t) / learning_rate of {scales}."
+            )
+        return {
+            "d_scale": _like(d_scale, node.d_scale),
+            "v_correction": _like(v_correction, node.v_correction),
+            "eps": _like(options["epsilon"], node.eps),
+            "eps_root": _like(0.0, node.eps_root),
+        }
+
+    has_master = any(
+        isinstance(node, _master_params.MasterParamsState)
+        for node in _nodes(state)
+    )
+    if not has_master and any(s.weight is not None for s in slots.values()):
+        raise ValueError(
+            "state must keep a float32 copy of the weights, as states do: make "
+            "the optimizer with multi_precision=True."
+        )
+    converted = _factory.with_count(_map(convert, state), states.num_update)
+    unused = sorted(set(slots) - used)
+    if unused:
+        raise ValueError(
+            f"state must have FTML's states of all parameters, got none of "
+            f"{unused}."
+        )
+    return converted
+
+
+def state_to_mxnet(
+    state: optax.OptState,
+    params: optax.Params,
+    paths: Mapping[_states_file.Key, str],
+    options: Mapping[str, Any],
+    *,
+    axes: Mapping[str, Sequence[int]] | None = None,
+) -> _states_file.UpdaterStates:
+    """Returns an optimizer's state as MXNet's states of FTML.
+
+    Args:
+        state: The state of :func:`optax_ftml.mxnet.ftml` or
+            :func:`optax_ftml.ftml` in either form, alone or within others.
+        params: The parameters.
+        paths: The path of each of MXNet's indices or names, as in
+            :func:`state_from_mxnet`.
+        options: The arguments that the optimizer was made with, under the
+            names of :func:`optax_ftml.mxnet.ftml`.
+        axes: As in :func:`state_from_mxnet`.
+
+    Returns:
+        The states, for :func:`save_states`. Where the last learning rate was
+        0, d and z are 0: MXNet's next step does not depend on them.
+
+    Raises:
+        ValueError: A path that leads nowhere, or parameters without a path.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from optax_ftml import mxnet
+        >>> options = {"learning_rate": 0.5, "beta1": 0.5}
+        >>> optimizer = mxnet.ftml(**options)
+        >>> params = {"bias": jnp.array([3.0])}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(params, state)
+        >>> params = optax.apply_updates(params, updates)
+        >>> states = mxnet.state_to_mxnet(state, params, {0: "bias"}, options)
+        >>> print(states.slots[0].d, -states.slots[0].z / states.slots[0].d)
+        [3.] [2.5]
+    """
+    weights = {path: np.asarray(p) for path, p in _by_path(params).items()}
+    unknown = [path for path in paths.values() if path not in weights]
+    if unknown:
+        raise ValueError(
+            f"paths must lead to parameters, got {unknown}. The parameters are "
+            f"{', '.join(weights)}."
+        )
+    master: dict[str, np.ndarray] = {}
+    slots: dict[str, _states_file.FtmlSlots] = {}
+    num_update = 0
+    lr_mult = _by_path(
+        _factory.factors("lr_mult", options.get("lr_mult") or {}, params)
+    )
+    wd_mult = _by_path(
+        _factory.factors("wd_mult", options.get("wd_mult") or {}, params)
+    )
+    for node in _nodes(state):
+        if isinstance(node, _master_params.MasterParamsState):
+            master = {
+                p: np.asarray(m) for p, m in _by_path(node.master).items()
+            }
+        elif isinstance(node, _FTML_STATES):
+            num_update = int(node.count)
+            for path, v in _by_path(node.v).items():
+                weight = master.get(path, weights[path])
+                v = np.asarray(v, float)
+                if isinstance(node, _ftml.FtmlLeaderState):
+                    leader = np.asarray(_by_path(node.leader)[path])
+                    d = float(node.d_scale) * (
+                        np.sqrt(v / float(node.v_correction) + node.eps_root)
+                        + float(node.eps)
+                    )
+                else:
+                    leader = weight
+                    d = _metric(v, num_update, lr_mult[path], options)
+                d, v, leader = (
+                    np.asarray(x, weight.dtype) for x in (d, v, leader)
+                )
+                slots[path] = _states_file.FtmlSlots(
+                    d, v, -d * leader, master.get(path)
+                )
+    keys = {path: key for key, path in paths.items()}
+    missing = [path for path in slots if path not in keys]
+    if missing or len(keys) < len(paths) or set(slots) != set(keys):
+        raise ValueError(
+            f"paths must have each parameter of the state once, which are "
+            f"{sorted(slots)}, got {list(paths.values())}."
+        )
+    return _states_file.UpdaterStates(
+        slots={
+            keys[path]: _map_arrays(
+                lambda x, path=path: np.transpose(
+                    x, np.argsort((axes or {}).get(path, range(x.ndim)))
+                ),
+                some,
+            )
+            for path, some in slots.items()
+        },
+        num_update=num_update,
+        options={
+            **options,
+            "lr_mult": {keys[p]: lr_mult[p] for p in keys if lr_mult[p] != 1},
+            "wd_mult": {keys[p]: wd_mult[p] for p in keys if wd_mult[p] != 1},
+        },
+    )
+
+
+def _metric(v, num_update, factor, options):
+    """Returns MXNet's d of the last update."""
+    lr = _factory.resolve_learning_rate(
+        options.get("learning_rate", 0.0025), options.get("lr_scheduler")
+    )
+    if callable(lr):
+        lr = lr(num_update - 1)
+    lr = float(lr) * factor
+    if num_update == 0 or lr == 0:
+        return np.zeros_like(v)
+    v_correction = 1 - float(options.get("beta2", 0.999)) ** num_update
+    return (
+        (1 - float(options.get("beta1", 0.6)) ** num_update)
+        / lr
+        * (np.sqrt(v / v_correction) + float(options.get("epsilon", 1e-8)))
+    )
+
+
+def _leader(slots, weight):
+    """Returns -z / d, and the weights where no update has been."""
+    d, _, z, weight32 = slots
+    weight = np.asarray(weight if weight32 is None else weight32)
+    moved = d != 0
+    return np.where(moved, -z / np.where(moved, d, 1), weight)
+
+
+def _check_leader(path, slots, weight):
+    weight = np.asarray(weight if slots.weight is None else slots.weight, float)
+    error = np.max(np.abs(_leader(slots, weight) - weight), initial=0)
+    tolerance = 1e-3 if slots.d.dtype.itemsize > 2 else 1e-2
+    if not error <= tolerance * np.max(np.abs(weight), initial=0):
+        raise ValueError(
+            f"params must be the weights that states belong to, but {path!r} "
+            f"is up to {error:.2g} away from -z / d. Is it of the same moment, "
+            "at the right path, and transposed where axes say so? (The leader "
+            "form, ftml(..., prox=...), can start from there.)"
+        )
+
+
+def _transpose(path, slots, weight, axes):
+    order = (axes or {}).get(path)
+    slots = _map_arrays(lambda x: np.transpose(x, order), slots)
+    if slots.d.shape != np.shape(weight):
+        raise ValueError(
+            f"states must have the shapes of params, but {path!r} has shape "
+            f"{np.shape(weight)} and MXNet's d, v and z have {slots.d.shape}. "
+            "Transposed ones need an entry in axes."
+        )
+    return slots
+
+
+def _map_arrays(function, slots):
+    return _states_file.FtmlSlots(
+        *(None if x is None else function(x) for x in slots)
+    )
+
+
+def _like(value, old):
+    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
+
+
+_NODES = (*_FTML_STATES, _master_params.MasterParamsState)
+
+
+def _map(function, state):
+    return jax.tree.map(
+        function, state, is_leaf=lambda node: isinstance(node, _NODES)
+    )
+
+
+def _nodes(state):
+    """Returns the states of interest, a master copy before what is in it."""
+    found = []
+    for node in jax.tree.leaves(
+        state, is_leaf=lambda node: isinstance(node, _NODES)
+    ):
+        if isinstance(node, _NODES):
+            found.append(node)
+        if isinstance(node, _master_params.MasterParamsState):
+            found += _nodes(node.inner_state)
+    return found
+
+
+def _by_path(tree):
+    return {
+        _keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _keystr(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,408 @@
+"""MXNet's files of optimizer states, read without running what is in them."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from optax_ftml.mxnet import _factory
+from optax_ftml.mxnet import _ndarray
+from optax_ftml.mxnet import _params_file
+from optax_ftml.mxnet import _pickles
+from optax_ftml.mxnet import _schedulers
+
+Key = int | str
+
+
+class FtmlSlots(NamedTuple):
+    """What MXNet's FTML keeps for one parameter.
+
+    Attributes:
+        d: The metric; of the parameter's shape, like the others.
+        v: Moving average of the squared gradients.
+        z: Minus the metric times the leader.
+        weight: The float32 copy of the parameter in multi-precision, or None.
+    """
+
+    d: np.ndarray
+    v: np.ndarray
+    z: np.ndarray
+    weight: np.ndarray | None = None
+
+
+class UpdaterStates(NamedTuple):
+    """What a file of optimizer states holds.
+
+    Attributes:
+        slots: :class:`FtmlSlots` by MXNet's index or name of the parameter.
+        num_update: Number of updates so far; None from a file without the
+            optimizer, where ``states._replace(num_update=...)`` adds it.
+        options: Arguments for :func:`optax_ftml.mxnet.ftml`; None from a file
+            without the optimizer. `lr_mult` and `wd_mult` are by MXNet's
+            indices or names until :meth:`with_paths`.
+    """
+
+    slots: dict[Key, FtmlSlots]
+    num_update: int | None = None
+    options: dict[str, Any] | None = None
+
+    def with_paths(self, paths: Mapping[Key, str]) -> "UpdaterStates":
+        """Returns the states by parameter path.
+
+        Args:
+            paths: The path of each of MXNet's indices or names.
+
+        Raises:
+            ValueError: `paths` does not say where one of the slots belongs.
+        """
+        missing = [key for key in self.slots if key not in paths]
+        if missing:
+            raise ValueError(
+                "paths must have every index or name of the states, got none "
+                f"for {missing}."
+            )
+        options = self.options and {
+            name: (
+                {paths[key]: factor for key, factor in value.items()}
+                if name in ("lr_mult", "wd_mult")
+                else value
+            )
+            for name, value in self.options.items()
+        }
+        slots: dict[Key, FtmlSlots] = {
+            paths[key]: slots for key, slots in self.slots.items()
+        }
+        if len(slots) < len(self.slots):
+            raise ValueError(
+                f"paths must have different values, got {dict(paths)}."
+            )
+        return self._replace(slots=slots, options=options)
+
+
+def load_states(path: _params_file.Path) -> UpdaterStates:
+    """Reads a file of FTML's states, as MXNet 1.x and 2.x write it.
+
+    That is what ``gluon.Trainer.save_states``, ``Updater.get_states`` and
+    ``KVStore.save_optimizer_states`` write, with and without the optimizer, plain
+    and multi-precision. These files are pickles. Nothing in them is run: what
+    a pickle names is not looked up, and what is not MXNet's arrays, its FTML,
+    its schedulers or plain values is refused.
+
+    Args:
+        path: Where the file is.
+
+    Returns:
+        The :class:`UpdaterStates`. Its options make the optimizer anew,
+        ``mxnet.ftml(**states.options)``, with the learning rate going on from
+        where it was.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not such a file or is corrupted, names something
+            else, has a sparse array or one of an unknown dtype, or is another
+            optimizer's; the error says which entry or field.
+    """
+    data = pathlib.Path(path).read_bytes()
+    with _params_file.corrupted(path, "a file of MXNet FTML states"):
+        value = _pickles.loads(data)
+        states, optimizer = (
+            value if type(value) is tuple and len(value) == 2 else (value, None)
+        )
+        if type(states) is not dict:
+            raise ValueError(
+                f"it must hold a dict of states, got a {type(states).__name__}"
+            )
+        slots = {key: _slots(key, state) for key, state in states.items()}
+        if optimizer is None:
+            return UpdaterStates(slots)
+        return UpdaterStates(slots, *_num_update_and_options(optimizer, slots))
+
+
+def save_states(path: _params_file.Path, states: UpdaterStates) -> None:
+    """Writes a file of FTML's states that ``gluon.Trainer.load_states`` loads.
+
+    Args:
+        path: Where to write.
+        states: By MXNet's indices or names, as
+            :func:`optax_ftml.mxnet.state_to_mxnet` makes them. With `options`
+            the optimizer is written too, as that of MXNet 1.x or 2.x by the
+            option `order`; MXNet then goes on counting updates at
+            `num_update`. Without, MXNet keeps the optimizer that it has, whose
+            `begin_num_update` should be that number.
+
+    Raises:
+        ValueError: A learning-rate schedule that is not MXNet's.
+    """
+    slots: Any = {
+        key: (
+            tuple(some[:3])
+            if some.weight is None
+            else (some.weight, tuple(some[:3]))
+        )
+        for key, some in states.slots.items()
+    }
+    if states.options is not None:
+        slots = (slots, _optimizer(states))
+    pathlib.Path(path).write_bytes(_pickles.dumps(slots))
+
+
+def _slots(key, state):
+    weight = None
+    if type(state) is tuple and len(state) == 2:
+        weight, state = state
+        weight = _array(weight, f"the float32 weight of {key!r}")
+    if type(state) is not tuple or len(state) != 3:
+        raise ValueError(
+            f"entry {key!r} must be FTML's d, v and z, got {len(state)} values"
+            if type(state) is tuple
+            else f"entry {key!r} must be FTML's d, v and z, got a "
+            f"{type(state).__name__}"
+        )
+    slots = FtmlSlots(
+        *(
+            _array(array, f"{name} of {key!r}")
+            for name, array in zip("dvz", state, strict=True)
+        ),
+        weight,
+    )
+    arrays = [array for array in slots if array is not None]
+    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+        raise ValueError(
+            f"entry {key!r} must have one shape and dtype, got "
+            f"{[array.shape for array in arrays]} and "
+            f"{[array.dtype.name for array in arrays]}"
+        )
+    return slots
+
+
+def _array(value, entry):
+    name = getattr(value, "name", None)
+    if not isinstance(value, _pickles.Object) or name in _pickles.FTML:
+        raise ValueError(
+            f"{entry} must be an array, got {type(value).__name__}"
+        )
+    if name in _pickles.SPARSE:
+        raise ValueError(f"{entry} must be dense, got a sparse array")
+    handle = value.state.get("handle")
+    if name not in _pickles.NDARRAYS or not isinstance(
+        handle, bytes | bytearray
+    ):
+        raise ValueError(f"{entry} must be an array, got {name} without data")
+    reader = _ndarray.Reader(bytes(handle))
+    array = _ndarray.read_array(reader, entry)
+    if reader.left:
+        raise ValueError(f"{reader.left} bytes are left after {entry}")
+    if array.dtype.kind != "f":
+        raise ValueError(f"{entry} must be floating, got {array.dtype}")
+    return array
+
+
+# MXNet's name of each number that is an option of ftml, and the option's.
+_NUMBERS = {
+    "lr": "learning_rate",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "epsilon": "epsilon",
+    "rescale_grad": "rescale_grad",
+    "clip_gradient": "clip_gradient",
+    "wd": "wd",
+    "begin_num_update": "begin_num_update",
+    "multi_precision": "multi_precision",
+}
+
+
+def _num_update_and_options(optimizer, slots):
+    if (
+        not isinstance(optimizer, _pickles.Object)
+        or optimizer.name not in _pickles.FTML
+    ):
+        raise ValueError("its optimizer must be FTML")
+    fields = optimizer.state
+    options = {
+        option: _number(fields, name, optional=name in ("lr", "clip_gradient"))
+        for name, option in _NUMBERS.items()
+    }
+    options["order"] = _pickles.FTML[optimizer.name]
+    scheduler = fields.get("lr_scheduler")
+    if scheduler is not None:
+        options["lr_scheduler"] = _scheduler(scheduler)
+        # MXNet has made it the scheduler's base already.
+        options["learning_rate"] = None
+    names = _dict(fields, "idx2name")
+    for field in ("lr_mult", "wd_mult"):
+        given = _dict(fields, field)
+        options[field] = {
+            key: _number(given, name)
+            for key in slots
+            for name in (key, names.get(key))
+            if name in given
+        }
+    return _num_update(fields), options
+
+
+def _num_update(fields):
+    counts = _dict(fields, "_all_index_update_counts") or {
+        0: _dict(fields, "_index_update_count")
+    }
+    numbers = {
+        _number(_dict(counts, device), key)
+        for device in counts
+        for key in _dict(counts, device)
+    } or {_number(fields, "num_update")}
+    if len(numbers) > 1:
+        raise ValueError(
+            "its parameters must have been updated equally often, got "
+            f"{sorted(numbers)} updates"
+        )
+    return numbers.pop()
+
+
+def _scheduler(value):
+    if (
+        not isinstance(value, _pickles.Object)
+        or value.name not in _pickles.SCHEDULERS
+    ):
+        raise ValueError("its lr_scheduler must be one of MXNet's")
+    fields = value.state
+    name = value.name.rpartition(".")[2]
+    arguments = {
+        argument: _number(fields, field)
+        for field, argument in (
+            *_WARMUP_FIELDS,
+            *_SCHEDULER_FIELDS[name],
+        )
+    }
+    if name == "MultiFactorScheduler":
+        steps = fields.get("step")
+        if type(steps) is not list:
+            raise ValueError("its scheduler's step must be a list")
+        arguments["step"] = steps
+    return getattr(_schedulers, name)(
+        **arguments, warmup_mode=fields.get("warmup_mode")
+    )
+
+
+# MXNet's name of each number of a scheduler, and ours.
+_WARMUP_FIELDS = [
+    ("base_lr", "base_lr"),
+    ("warmup_steps", "warmup_steps"),
+    ("warmup_begin_lr", "warmup_begin_lr"),
+    ("warmup_final_lr", "first_base_lr"),
+]
+_SCHEDULER_FIELDS = {
+    "FactorScheduler": [
+        ("step", "step"),
+        ("factor", "factor"),
+        ("stop_factor_lr", "stop_factor_lr"),
+        ("count", "count"),
+    ],
+    "MultiFactorScheduler": [
+        ("factor", "factor"),
+        ("cur_step_ind", "cur_step_ind"),
+    ],
+    "PolyScheduler": [
+        ("max_update", "max_update"),
+        ("power", "pwr"),
+        ("final_lr", "final_lr"),
+    ],
+    "CosineScheduler": [
+        ("max_update", "max_update"),
+        ("final_lr", "final_lr"),
+    ],
+}
+
+
+def _number(fields, name, optional=False):
+    value = fields.get(name)
+    if optional and value is None:
+        return None
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"its field {name!r} must be a number, got a {type(value).__name__}"
+        )
+    return value
+
+
+def _dict(fields, name):
+    value = fields.get(name, {})
+    if type(value) is not dict:
+        raise ValueError(
+            f"its field {name!r} must be a dict, got a {type(value).__name__}"
+        )
+    return value
+
+
+def _optimizer(states):
+    """Returns the FTML object that MXNet would have pickled."""
+    options = {
+        "learning_rate": 0.0025,
+        "beta1": 0.6,
+        "beta2": 0.999,
+        "epsilon": 1e-8,
+        "rescale_grad": 1.0,
+        "clip_gradient": None,
+        "wd": 0.0,
+        "begin_num_update": 0,
+        "multi_precision": False,
+        "lr_scheduler": None,
+        "lr_mult": None,
+        "wd_mult": None,
+        "order": "2.x",
+        **states.options,
+    }
+    learning_rate = _factory.resolve_learning_rate(
+        options["learning_rate"], options["lr_scheduler"]
+    )
+    scheduler = None
+    if callable(learning_rate):
+        scheduler, learning_rate = learning_rate, None
+    counts = dict.fromkeys(states.slots, states.num_update)
+    options["learning_rate"] = learning_rate
+    is_1 = options["order"] == "1.x"
+    fields = {
+        **{name: _plain(options[option]) for name, option in _NUMBERS.items()},
+        "lr_scheduler": scheduler and _scheduler_object(scheduler),
+        "lr_mult": dict(options["lr_mult"] or {}),
+        "wd_mult": dict(options["wd_mult"] or {}),
+        "num_update": states.num_update,
+        "_all_index_update_counts": {0: counts},
+        "_index_update_count": counts,
+        "aggregate_num": 0 if is_1 else 1,
+        "idx2name": {},
+        "sym_info": (),
+        "allow_np_array": True,
+        **({} if is_1 else {"use_fused_step": True}),
+    }
+    module = "mxnet.optimizer.optimizer" if is_1 else "mxnet.optimizer.ftml"
+    return _pickles.Object(f"{module}.FTML", state=fields)
+
+
+def _scheduler_object(scheduler):
+    if not isinstance(scheduler, _schedulers.Scheduler):
+        raise ValueError(
+            "lr_scheduler must be one of MXNet's to be written with the "
+            f"optimizer, got {scheduler!r}. states._replace(options=None) is "
+            "written without."
+        )
+    name = type(scheduler).__name__
+    fields = {
+        field: _plain(getattr(scheduler, argument))
+        for field, argument in (
+            *_WARMUP_FIELDS,
+            *_SCHEDULER_FIELDS[name],
+        )
+    }
+    fields["warmup_mode"] = scheduler.warmup_mode
+    match scheduler:
+        case _schedulers.MultiFactorScheduler():
+            fields.update(step=list(scheduler.step), count=0)
+        case _schedulers.PolyScheduler() | _schedulers.CosineScheduler():
+            fields["base_lr_orig"] = fields["warmup_final_lr"]
+            fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
+    return _pickles.Object(f"mxnet.lr_scheduler.{name}", state=fields)
+
+
+def _plain(number):
+    return number if isinstance(number, int | None) else float(number)
