@@ -100,7 +100,8 @@ def corrupted(path: Path, kind: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"{os.fspath(path)!r} is not {kind} that can be read: {error}."
+            f"{os.fspath(path)!r} is not {kind} that can be read: "
+            f"{str(error)[:400]}."
         ) from error
 
 

@@ -318,7 +318,7 @@ def _check_leader(path, slots, weight):
 
 
 def _transpose(path, slots, weight, axes):
-    order = (axes or {}).get(path)
+    order = (axes or {}).get(path, range(slots.d.ndim))
     slots = _map_arrays(lambda x: np.transpose(x, order), slots)
     if slots.d.shape != np.shape(weight):
         raise ValueError(

@@ -85,10 +85,10 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
     """Reads a file of FTML's states, as MXNet 1.x and 2.x write it.
 
     That is what ``gluon.Trainer.save_states``, ``Updater.get_states`` and
-    ``KVStore.save_optimizer_states`` write, with and without the optimizer, plain
-    and multi-precision. These files are pickles. Nothing in them is run: what
-    a pickle names is not looked up, and what is not MXNet's arrays, its FTML,
-    its schedulers or plain values is refused.
+    ``KVStore.save_optimizer_states`` write, with and without the optimizer,
+    plain and multi-precision. These files are pickles. Nothing in them is run:
+    what a pickle names is not looked up, and what is not arrays, FTML, its
+    schedulers or plain values is refused.
 
     Args:
         path: Where the file is.
