@@ -1,6 +1,7 @@
 """The command that prints a fusion report."""
 
 import argparse
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -172,25 +173,28 @@ def gpt2() -> Any:
     }
 
 
-def llama3_70b() -> Any:
-    """Llama 3 70B, Grattafiori et al. 2024: 70.6 G parameters, 723 leaves."""
-    width, hidden, heads, vocabulary = 8192, 28672, 1024, 128256
+def llama3_70b(stacked: bool = True) -> Any:
+    """Llama 3 70B, Grattafiori et al. 2024: 70.6 G parameters.
+
+    In 12 leaves, layers stacked for `jax.lax.scan`, or each its own in 723.
+    """
+    width, hidden, heads, vocabulary, layers = 8192, 28672, 1024, 128256, 80
+    block = {
+        "norm1": (width,),
+        "query": (width, width),
+        "key": (width, heads),
+        "value": (width, heads),
+        "out": (width, width),
+        "norm2": (width,),
+        "gate": (width, hidden),
+        "up": (width, hidden),
+        "down": (hidden, width),
+    }
     return {
         "tokens": (vocabulary, width),
-        "blocks": [
-            {
-                "norm1": (width,),
-                "query": (width, width),
-                "key": (width, heads),
-                "value": (width, heads),
-                "out": (width, width),
-                "norm2": (width,),
-                "gate": (width, hidden),
-                "up": (width, hidden),
-                "down": (hidden, width),
-            }
-            for _ in range(80)
-        ],
+        "blocks": {name: (layers, *shape) for name, shape in block.items()}
+        if stacked
+        else [block] * layers,
         "norm": (width,),
         "head": (width, vocabulary),
     }
@@ -202,4 +206,5 @@ PARAMS: dict[str, Callable[[], Any]] = {
     "resnet50": resnet50,
     "gpt2": gpt2,
     "llama3-70b": llama3_70b,
+    "llama3-70b-layers": functools.partial(llama3_70b, stacked=False),
 }
