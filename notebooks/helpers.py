@@ -7,6 +7,7 @@ for a few steps only, to show that they run. Their text speaks of full runs.
 import math
 import os
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,14 +140,60 @@ def descend(optimizer, grad, start, steps):
     return jnp.concatenate([start[None], path]), state
 
 
-def fit(optimizer, loss, metrics, init, data, *, batch, epochs, key):
-    """Trains by minibatches, epochs in a scan; to be jitted and vmapped.
+class TextbookState(NamedTuple):
+    """The three arrays of the textbook recursion."""
+
+    count: jax.Array
+    d: optax.Updates
+    v: optax.Updates
+    z: optax.Updates
+
+
+def textbook_ftml(learning_rate=0.0025, b1=0.6, b2=0.999, eps=1e-8):
+    """FTML line by line as its paper and MXNet write it, without a prox."""
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return TextbookState(jnp.zeros([], jnp.int32), zeros, zeros, zeros)
+
+    def update(grads, state, params):
+        t = state.count + 1
+
+        def next_v(g, v):
+            return b2 * v + (1 - b2) * g**2
+
+        def next_d(v):
+            b1_correction, b2_correction = (
+                1 - jnp.asarray(b, v.dtype) ** t for b in (b1, b2)
+            )
+            root = jnp.sqrt(v / b2_correction)
+            return b1_correction / learning_rate * (root + eps)
+
+        def next_z(g, d, last_d, z, theta):
+            sigma = d - b1 * last_d
+            return b1 * z + (1 - b1) * g - sigma * theta
+
+        v = jax.tree.map(next_v, grads, state.v)
+        d = jax.tree.map(next_d, v)
+        z = jax.tree.map(next_z, grads, d, state.d, state.z, params)
+        updates = jax.tree.map(lambda z, d, p: -z / d - p, z, d, params)
+        return updates, TextbookState(t, d, v, z)
+
+    return optax.GradientTransformation(init, update)
+
+
+def race(optimizers, rates, loss, metrics, init, data, *, batch, epochs, key):
+    """Trains one network by several optimizers, in step; to be jitted.
+
+    All start from the same parameters and see the same batches, so that runs
+    with the same key are pairs.
 
     Args:
-        optimizer: An optax transformation; its learning rate may be traced.
+        optimizers: Functions of a learning rate that return a transformation.
+        rates: Learning rates, one for each optimizer.
         loss: A function of the parameters and a batch.
         metrics: A function of the parameters, called after each epoch; returns
-            a tree of scalars.
+            a dict of scalars.
         init: A function of a key that returns the parameters.
         data: A tree of arrays, examples along the first axis.
         batch: Examples in a batch; a last smaller one is left out.
@@ -154,27 +201,47 @@ def fit(optimizer, loss, metrics, init, data, *, batch, epochs, key):
         key: Random key for the parameters and the orders.
 
     Returns:
-        The metrics and, under "batch_loss", the mean loss of the epoch's
-        batches before their updates, stacked over the epochs.
+        A dict of arrays of shape (epochs, optimizers): the metrics and, under
+        "train_loss", the mean loss of the epoch's batches before their updates.
     """
     examples = jax.tree.leaves(data)[0].shape[0]
     init_key, order_key = jax.random.split(key)
     params = init(init_key)
+    optimizers = [f(rate) for f, rate in zip(optimizers, rates, strict=True)]
+    states = [optimizer.init(params) for optimizer in optimizers]
+    grad = jax.vmap(jax.value_and_grad(loss), in_axes=(0, None))
 
     def step(carry, rows):
-        params, state = carry
-        value, grads = jax.value_and_grad(loss)(
-            params, jax.tree.map(lambda x: x[rows], data)
+        params, states = carry
+        losses, grads = grad(params, jax.tree.map(lambda x: x[rows], data))
+        updates, states = zip(
+            *(
+                optimizer.update(_at(grads, i), state, _at(params, i))
+                for i, (optimizer, state) in enumerate(
+                    zip(optimizers, states, strict=True)
+                )
+            ),
+            strict=True,
         )
-        updates, state = optimizer.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), value
+        params = optax.apply_updates(params, _stack(updates))
+        return (params, list(states)), losses
 
     def epoch(carry, key):
         order = jax.random.permutation(key, examples)
         rows = order[: examples // batch * batch].reshape(-1, batch)
         carry, losses = jax.lax.scan(step, carry, rows)
-        return carry, {"batch_loss": losses.mean(), **metrics(carry[0])}
+        results = jax.vmap(metrics)(carry[0])
+        return carry, {"train_loss": losses.mean(0), **results}
 
     keys = jax.random.split(order_key, epochs)
-    _, history = jax.lax.scan(epoch, (params, optimizer.init(params)), keys)
+    params = _stack([params] * len(optimizers))
+    _, history = jax.lax.scan(epoch, (params, states), keys)
     return history
+
+
+def _at(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)

@@ -96,6 +96,7 @@ def execute(notebook, directory):
     client = nbclient.NotebookClient(
         notebook,
         allow_errors=True,
+        coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         kernel_name="python3",
         record_timing=False,
@@ -134,13 +135,11 @@ def faults_of(notebook):
 
 
 def shape(cell):
-    """Returns the kinds of a cell's outputs, of text printed in a row one."""
-    kinds = []
-    for output in cell.outputs:
-        kind = output.get("name") or "+".join(sorted(output.get("data", {})))
-        if kinds[-1:] != [kind] or kind != "stdout":
-            kinds.append(kind)
-    return kinds
+    """Returns the kinds of a cell's outputs."""
+    return [
+        output.get("name") or "+".join(sorted(output.get("data", {})))
+        for output in cell.outputs
+    ]
 
 
 def text_of(output):
