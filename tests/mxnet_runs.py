@@ -17,7 +17,9 @@ A setting is a dict with the keys
     record     the numbers of the updates to record, the last one the last
 
 and the results have an array "<number of the setting>/<parameter>", in which
-the recorded weights are stacked. A setting may be null, to be left out.
+the recorded weights are stacked. Without "params" and what comes after, a
+setting is one of a scheduler, whose learning rates are recorded as the
+parameter "learning_rate". A setting may be null, to be left out.
 """
 
 import json
@@ -56,6 +58,8 @@ def run(mx, setting):
     if setting["scheduler"]:
         name, arguments = setting["scheduler"]
         options["lr_scheduler"] = getattr(mx.lr_scheduler, name)(**arguments)
+    if "params" not in setting:
+        return {"learning_rate": learning_rates(mx, setting, options)}
     params, grads = inputs(setting)
     names = list(params)
     optimizer = mx.optimizer.FTML(
@@ -77,6 +81,14 @@ def run(mx, setting):
             if step in setting["record"]:
                 recorded[name].append(weights[i].asnumpy())
     return {name: np.stack(values) for name, values in recorded.items()}
+
+
+def learning_rates(mx, setting, options):
+    """Returns the recorded learning rates; the optimizer sets the base."""
+    scheduler = mx.optimizer.FTML(**options).lr_scheduler
+    updates = range(1, setting["record"][-1] + 1)
+    values = [scheduler(update) for update in updates]
+    return np.array(values)[np.array(setting["record"]) - 1]
 
 
 def run_in(interpreter, settings):

@@ -13,13 +13,22 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
+from optax_ftml import mxnet
+from tests import mxnet_network
 from tests import mxnet_runs
 from tests import mxnet_settings
+from tests import test_mxnet_files
 
 DATA = pathlib.Path(__file__).parent / "data"
+FILES = DATA / "mxnet_files"
+SAMPLED_UPDATES = sorted(
+    {*range(1, 10), *(int(1.4**i) for i in range(28)), *range(700, 10_001, 700)}
+    | {10_000}
+)
 ENVIRONMENTS = {
     "mxnet1": ("python3.10", ["mxnet==1.9.1", "numpy==1.23.5"]),
     "mxnet2": ("python3.8", ["mxnet==2.0.0b1", "numpy==1.23.5"]),
@@ -94,6 +103,53 @@ def verify_settings(count, python1, python2):
     return all(worst <= 1 for worst, _, _ in found)
 
 
+def verify_schedulers(count, python1, python2):
+    """Compares random schedulers at updates 1 to 10,000."""
+    settings = [mxnet_settings.random_schedule(seed) for seed in range(count)]
+    worst = 0.0
+    for python in (python1, python2):
+        for i, values in mxnet_runs.run_in(python, settings).items():
+            ours = mxnet_settings.learning_rates(settings[int(i.split("/")[0])])
+            # In float32 the smallest number is 1e-38.
+            error = np.abs(ours - values) / (values + 1e-30)
+            worst = max(worst, np.max(error))
+    print(f"schedulers: {count} settings, worst {worst:.3g} relative")
+    return worst <= 1e-6
+
+
+def verify_networks(python1, python2):
+    """Goes on in MXNet from files of ours."""
+    good = True
+    for version, python in ((1, python1), (2, python2)):
+        for kind in ("plain", "multi_precision"):
+            with tempfile.TemporaryDirectory() as directory:
+                params, states = test_mxnet_files.ours_at_100(version, kind)
+                paths = [
+                    pathlib.Path(directory, name)
+                    for name in ("net.params", "net.states", "result.npz")
+                ]
+                mxnet.save_params(paths[0], params)
+                mxnet.save_states(paths[1], states)
+                script = pathlib.Path(mxnet_network.__file__)
+                subprocess.run(
+                    [python, script, "resume", kind, *paths], check=True
+                )
+                with np.load(paths[2]) as result:
+                    ours = dict(result)
+            expected = mxnet.load_params(FILES / f"{version}_{kind}_200.params")
+            worst = max(
+                np.max(np.abs(ours[name].astype(float) - expected[name]))
+                / np.max(np.abs(expected[name]))
+                for name in expected
+            )
+            print(
+                f"network, MXNet {version}.x, {kind}: 100 steps here and 100 "
+                f"there end {worst:.3g} from 200 there"
+            )
+            good &= worst <= (2e-5 if kind == "plain" else 2e-3)
+    return good
+
+
 def record_sample(count, python1, python2):
     """Writes the sample of settings that the ordinary tests use."""
     settings = [mxnet_settings.random_setting(seed) for seed in range(count)]
@@ -103,6 +159,15 @@ def record_sample(count, python1, python2):
             settings=json.dumps(settings),
             **results,
         )
+    schedules = [
+        {**mxnet_settings.random_schedule(seed), "record": SAMPLED_UPDATES}
+        for seed in range(200)
+    ]
+    np.savez_compressed(
+        DATA / "mxnet_schedulers.npz",
+        settings=json.dumps(schedules),
+        **mxnet_runs.run_in(python1, schedules),
+    )
 
 
 def main():
@@ -114,7 +179,12 @@ def main():
     pythons = [interpreter(arguments.environments, n) for n in ENVIRONMENTS]
     if arguments.record:
         record_sample(48, *pythons)
-    sys.exit(not verify_settings(arguments.settings, *pythons))
+    good = [
+        verify_schedulers(200, *pythons),
+        verify_networks(*pythons),
+        verify_settings(arguments.settings, *pythons),
+    ]
+    sys.exit(not all(good))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import difflib
 import fnmatch
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,6 +120,9 @@ def ftml(
     for name in unknown:
         raise TypeError(_unknown_argument(name))
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
+    _check_finite(rescale_grad=rescale_grad, wd=wd)
+    if clip_gradient is not None:
+        _check_finite(clip_gradient=clip_gradient)
     if order not in _ORDERS:
         raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
     if not isinstance(begin_num_update, int) or begin_num_update < 0:
@@ -271,6 +276,16 @@ def _begin_at(optimizer, count):
         return with_count(optimizer.init(params), count)
 
     return optax.GradientTransformation(init_fn, optimizer.update)
+
+
+def _check_finite(**numbers_):
+    for name, value in numbers_.items():
+        if isinstance(value, jax.Array):
+            continue
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a number, got {value!r}.")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}.")
 
 
 def _unknown_argument(name):

@@ -130,12 +130,20 @@ def read_array(reader: Reader, entry: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
-def write_array(array: np.ndarray) -> bytes:
-    """Returns an array as MXNet writes it."""
+def write_array(array: np.ndarray, np_shape: bool = False) -> bytes:
+    """Returns an array as MXNet writes it.
+
+    Args:
+        array: The array.
+        np_shape: For an MXNet that is set to NumPy's shapes. It may not read
+            the other version, nor the other MXNet this one. Shapes with a 0 in
+            them and () are NumPy's always.
+    """
     if array.dtype not in _DTYPES:
         raise ValueError(f"MXNet has no dtype {array.dtype}")
-    # Only NumPy's shapes, which MXNet must be set to, have 0 in them.
-    magic = _V3 if array.size == 0 or array.ndim == 0 else _V2
+    if array.size == 0 or array.ndim == 0:
+        np_shape = True
+    magic = _V3 if np_shape else _V2
     return (
         struct.pack("<Iii", magic, 0, array.ndim)
         + struct.pack(f"<{array.ndim}q", *array.shape)

@@ -251,43 +251,42 @@ def _build(target, state):
         target.state = state
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: Any, np_shape: bool) -> bytes:
     """Returns the pickle of plain values, arrays and `Object`s.
 
     Args:
         value: Arrays become MXNet's, and an `Object` what it describes.
+        np_shape: Of the arrays, see `_ndarray.write_array`.
     """
+
+    def dump(value):
+        match value:
+            case np.ndarray():
+                data = _ndarray.write_array(value, np_shape)
+                return (
+                    b"cmxnet.ndarray.ndarray\nNDArray\nN\x85R}"
+                    + _plain("handle")
+                    + b"cbuiltins\nbytearray\n"
+                    + _plain(data)
+                    + b"\x85Rsb"
+                )
+            case Object():
+                module, _, name = value.name.rpartition(".")
+                return b"c%b\n%b\n)\x81%bb" % (
+                    module.encode(),
+                    name.encode(),
+                    dump(value.state),
+                )
+            case dict():
+                items = [dump(x) for item in value.items() for x in item]
+                return b"}(%bu" % b"".join(items)
+            case tuple():
+                return b"(%bt" % b"".join(map(dump, value))
+            case _:
+                return _plain(value)
+
     # The oldest protocol with a form for bytes.
-    return b"\x80\x03" + _dump(value) + b"."
-
-
-def _dump(value):
-    match value:
-        case np.ndarray():
-            data = _plain(_ndarray.write_array(value))
-            return (
-                b"cmxnet.ndarray.ndarray\nNDArray\nN\x85R}"
-                + _plain("handle")
-                + b"cbuiltins\nbytearray\n"
-                + data
-                + b"\x85Rsb"
-            )
-        case Object():
-            module, _, name = value.name.rpartition(".")
-            return b"c%b\n%b\n)\x81%bb" % (
-                module.encode(),
-                name.encode(),
-                _dump(value.state),
-            )
-        case dict():
-            items = (_dump(x) for item in value.items() for x in item)
-            return b"}(%bu" % b"".join(items)
-        case tuple():
-            return b"(%bt" % b"".join(map(_dump, value))
-        case list():
-            return b"](%be" % b"".join(map(_dump, value))
-        case _:
-            return _plain(value)
+    return b"\x80\x03" + dump(value) + b"."
 
 
 def _plain(value):

@@ -120,21 +120,26 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         return UpdaterStates(slots, *_num_update_and_options(optimizer, slots))
 
 
-def save_states(path: _params_file.Path, states: UpdaterStates) -> None:
+def save_states(
+    path: _params_file.Path, states: UpdaterStates, order: str | None = None
+) -> None:
     """Writes a file of FTML's states that ``gluon.Trainer.load_states`` loads.
 
     Args:
         path: Where to write.
         states: By MXNet's indices or names, as
             :func:`optax_ftml.mxnet.state_to_mxnet` makes them. With `options`
-            the optimizer is written too, as that of MXNet 1.x or 2.x by the
-            option `order`; MXNet then goes on counting updates at
-            `num_update`. Without, MXNet keeps the optimizer that it has, whose
-            `begin_num_update` should be that number.
+            the optimizer is written too, and MXNet goes on counting updates
+            at `num_update`. Without, MXNet keeps the optimizer that it has,
+            whose `begin_num_update` should be that number.
+        order: The MXNet to write for: "1.x", or "2.x" after
+            ``mxnet.npx.set_np()``. By default the option `order`, and "2.x"
+            without options.
 
     Raises:
         ValueError: A learning-rate schedule that is not MXNet's.
     """
+    order = order or (states.options or {}).get("order", "2.x")
     slots: Any = {
         key: (
             tuple(some[:3])
@@ -144,8 +149,10 @@ def save_states(path: _params_file.Path, states: UpdaterStates) -> None:
         for key, some in states.slots.items()
     }
     if states.options is not None:
-        slots = (slots, _optimizer(states))
-    pathlib.Path(path).write_bytes(_pickles.dumps(slots))
+        slots = (slots, _optimizer(states, order))
+    pathlib.Path(path).write_bytes(
+        _pickles.dumps(slots, np_shape=order == "2.x")
+    )
 
 
 def _slots(key, state):
@@ -334,7 +341,7 @@ def _dict(fields, name):
     return value
 
 
-def _optimizer(states):
+def _optimizer(states, order):
     """Returns the FTML object that MXNet would have pickled."""
     options = {
         "learning_rate": 0.0025,
@@ -349,7 +356,6 @@ def _optimizer(states):
         "lr_scheduler": None,
         "lr_mult": None,
         "wd_mult": None,
-        "order": "2.x",
         **states.options,
     }
     learning_rate = _factory.resolve_learning_rate(
@@ -360,7 +366,7 @@ def _optimizer(states):
         scheduler, learning_rate = learning_rate, None
     counts = dict.fromkeys(states.slots, states.num_update)
     options["learning_rate"] = learning_rate
-    is_1 = options["order"] == "1.x"
+    is_1 = order == "1.x"
     fields = {
         **{name: _plain(options[option]) for name, option in _NUMBERS.items()},
         "lr_scheduler": scheduler and _scheduler_object(scheduler),

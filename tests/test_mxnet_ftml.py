@@ -1,0 +1,260 @@
+"""MXNet's FTML by its own arguments, and its schedulers."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import mxnet
+from tests import mxnet_settings
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+def _recorded(run):
+    with np.load(DATA / f"mxnet_{run}.npz") as recorded:
+        arrays = dict(recorded)
+    return json.loads(str(arrays.pop("settings"))), arrays
+
+
+SETTINGS, _ = _recorded("settings_1.9.1")
+RECORDED = {
+    run: _recorded(f"settings_{run}")[1] for run in ("1.9.1", "fused", "step")
+}
+
+
+def test_the_sample_covers_what_there_is():
+    assert len(SETTINGS) >= 40
+    assert {s["order"] for s in SETTINGS} == {"1.x", "2.x"}
+    assert {s["dtype"] for s in SETTINGS} == {"float16", "float32", "float64"}
+    schedulers = {s["scheduler"][0] for s in SETTINGS if s["scheduler"]}
+    assert len(schedulers) == 4
+    for option in ("learning_rate", "clip_gradient"):
+        assert None in {s["options"][option] for s in SETTINGS}
+    assert {0, -1.0} < {s["options"]["clip_gradient"] for s in SETTINGS}
+
+
+@pytest.mark.parametrize("number", range(len(SETTINGS)))
+def test_agrees_with_mxnet(number):
+    setting = SETTINGS[number]
+    optimizer = mxnet_settings.optimizer_of(setting)
+    ours = mxnet_settings.trajectory(setting, optimizer)
+    for run in mxnet_settings.runs_of(setting):
+        for name, values in ours.items():
+            theirs = RECORDED[run][f"{number}/{name}"]
+            assert values.dtype == theirs.dtype == setting["dtype"]
+            assert mxnet_settings.excess(setting, run, values, theirs) <= 1
+
+
+def test_schedulers_agree_with_mxnet():
+    schedules, recorded = _recorded("schedulers")
+    assert len(schedules) == 200
+    for i, schedule in enumerate(schedules):
+        np.testing.assert_allclose(
+            mxnet_settings.learning_rates(schedule),
+            recorded[f"{i}/learning_rate"],
+            rtol=1e-6,
+            # In float32 the smallest number is 1e-38.
+            atol=1e-37,
+            err_msg=str(schedule),
+        )
+
+
+def test_schedulers_are_optax_schedules():
+    scheduler = mxnet.CosineScheduler(100, base_lr=0.1, warmup_steps=10)
+    by_hand = optax.chain(
+        optax_ftml.scale_by_ftml(), optax.scale_by_learning_rate(scheduler)
+    )
+    ours = mxnet.ftml(learning_rate=None, lr_scheduler=scheduler)
+    for optimizer in (by_hand, ours):
+        _assert_moves(optimizer, [scheduler(0), scheduler(1)])
+    last = jnp.iinfo(jnp.int32).max
+    assert jax.jit(scheduler)(last) == scheduler(100) == 0
+    assert mxnet.FactorScheduler(7, 0.9)(last) == jnp.float32(1e-8)
+
+
+def _assert_moves(optimizer, steps):
+    """With gradients of 1 and beta1 = 0.6 the steps are the learning rates."""
+    params = jnp.zeros(())
+    state = optimizer.init(params)
+    for i, step in enumerate(steps, start=1):
+        updates, state = optimizer.update(jnp.ones(()), state, params)
+        np.testing.assert_allclose(
+            updates, -step * 0.4 / (1 - 0.6**i), rtol=1e-5
+        )
+
+
+def test_learning_rate_is_mxnets():
+    base = mxnet.FactorScheduler(1, 0.5, base_lr=0.8)
+    for options, steps in [
+        ({}, [0.0025, 0.0025]),
+        ({"learning_rate": 0.3}, [0.3, 0.3]),
+        ({"learning_rate": None}, [0.01, 0.01]),
+        ({"learning_rate": None, "lr_scheduler": base}, [0.8, 0.4]),
+        ({"learning_rate": 0.2, "lr_scheduler": base}, [0.2, 0.1]),
+        # The default is a learning rate too.
+        ({"lr_scheduler": base}, [0.0025, 0.00125]),
+        (
+            {"learning_rate": None, "lr_scheduler": lambda count: 0.5 + count},
+            [0.5, 1.5],
+        ),
+    ]:
+        _assert_moves(mxnet.ftml(**options), steps)
+    poly = mxnet.PolyScheduler(4, base_lr=1.0, pwr=1)
+    _assert_moves(mxnet.ftml(0.1, lr_scheduler=poly), [0.75, 0.5])
+
+
+def test_begin_num_update_counts_for_everything():
+    scheduler = mxnet.FactorScheduler(5, 0.5, base_lr=1.0)
+    optimizer = mxnet.ftml(
+        None, lr_scheduler=scheduler, beta1=0.0, begin_num_update=5
+    )
+    params = {"count": jnp.zeros(())}
+    state = optimizer.init(params)
+    counts = optax.tree_utils.tree_get_all_with_path(
+        state, "count", lambda _, value: value.dtype == jnp.int32
+    )
+    assert [int(count) for _, count in counts] == [5, 5]
+    updates, _ = optimizer.update({"count": jnp.ones(())}, state, params)
+    # The sixth update's, with the first gradient that v has seen.
+    np.testing.assert_allclose(
+        updates["count"], -0.5 * np.sqrt((1 - 0.999**6) / 0.001), rtol=1e-5
+    )
+
+
+def _updates(params, **options):
+    optimizer = mxnet.ftml(0.1, beta2=0.0, **options)
+    state = optimizer.init(params)
+    return jax.jit(optimizer.update)(
+        jax.tree.map(jnp.ones_like, params), state, params
+    )[0]
+
+
+def test_multipliers_are_by_path_or_pattern():
+    params = {
+        "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(1)},
+        "layers": [{"kernel": jnp.ones(2)}, {"kernel": jnp.ones(2)}],
+    }
+    updates = _updates(
+        params,
+        lr_mult={"*/kernel": 2.0, "layers/1/kernel": 3.0, "layers/*": 5.0},
+    )
+    expected = {
+        "conv": {"kernel": -0.2, "bias": -0.1},
+        "layers": [{"kernel": -0.2}, {"kernel": -0.3}],
+    }
+    jax.tree.map(
+        lambda u, e: np.testing.assert_allclose(u, e, rtol=1e-5),
+        updates,
+        jax.tree.map(lambda e, p: jnp.full_like(p, e), expected, params),
+    )
+    # With a gradient of 1 + wd the step is the sign of the sum, 0.1, again,
+    # but for what is clipped to 0 together with its decay.
+    updates = _updates(
+        params, wd=-1.0, wd_mult={"conv/*": 0.0, "layers/0/kernel": 2.0}
+    )
+    jax.tree.map(
+        lambda u, e: np.testing.assert_allclose(u, e, rtol=1e-5),
+        updates,
+        {
+            "conv": {"kernel": -0.1 * np.ones(2), "bias": -0.1 * np.ones(1)},
+            "layers": [
+                {"kernel": 0.1 * np.ones(2)},
+                {"kernel": np.zeros(2)},
+            ],
+        },
+    )
+
+
+def test_a_multiplier_of_zero_freezes():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    updates = _updates(params, lr_mult={"a": 0.0})
+    np.testing.assert_array_equal(updates["a"], 0)
+    assert np.all(updates["b"] < 0)
+
+
+def test_updates_need_params_only_for_decay():
+    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"a": 2.0})
+    params = {"a": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = optimizer.update(params, optimizer.init(params))
+    assert updates["a"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments"),
+    [
+        (TypeError, "use_fused_step .*leave it out", {"use_fused_step": True}),
+        (TypeError, "aggregate_num ", {"aggregate_num": 4}),
+        (TypeError, "param_idx2name .*paths", {"param_idx2name": {}}),
+        (TypeError, "sym .*wd_mult by path", {"sym": None}),
+        (TypeError, "param_dict .*by path", {"param_dict": {}}),
+        (TypeError, "'beta_1'.*'beta1'", {"beta_1": 0.9}),
+        (TypeError, "'clip_gradients'.*'clip_gradient'", {"clip_gradients": 1}),
+        (TypeError, "'learningrate'.*'learning_rate'", {"learningrate": 0.1}),
+        (TypeError, "lr_scheduler", {"learning_rate": lambda count: 0.1}),
+        (TypeError, "lr_scheduler", {"lr_scheduler": 0.1}),
+        (ValueError, "None .*lr_scheduler", {"lr_scheduler": lambda c: 0.1}),
+        (ValueError, "learning_rate .*-1", {"learning_rate": -1.0}),
+        (ValueError, r"beta1 .*\[0, 1\).*1", {"beta1": 1.0}),
+        (ValueError, "beta2 .*nan", {"beta2": np.nan}),
+        (ValueError, "epsilon .*-1", {"epsilon": -1.0}),
+        (ValueError, "order .*'3.x'", {"order": "3.x"}),
+        (ValueError, "begin_num_update .*-1", {"begin_num_update": -1}),
+        (ValueError, "begin_num_update .*0.5", {"begin_num_update": 0.5}),
+        (TypeError, "rescale_grad .*'1'", {"rescale_grad": "1"}),
+        (TypeError, "clip_gradient .*'1'", {"clip_gradient": "1"}),
+        (ValueError, "clip_gradient .*nan", {"clip_gradient": np.nan}),
+        (ValueError, "wd .*inf", {"wd": np.inf}),
+    ],
+)
+def test_arguments_are_checked(error, match, arguments):
+    with pytest.raises(error, match=match):
+        mxnet.ftml(**arguments)
+
+
+@pytest.mark.parametrize("name", ["lr_mult", "wd_mult"])
+def test_multipliers_are_checked(name):
+    params = {"dense": {"kernel": jnp.ones(2)}}
+    optimizer = mxnet.ftml(**{"wd": 0.1, name: {"dense/bias": 2.0}})
+    match = f"{name} .*'dense/bias'.*dense/kernel"
+    with pytest.raises(ValueError, match=match):
+        optimizer.init(params)
+    with pytest.raises(TypeError, match=f"{name} .*paths.*7"):
+        mxnet.ftml(**{"wd": 0.1, name: {7: 2.0}}).init(params)
+
+
+@pytest.mark.parametrize(
+    ("match", "make"),
+    [
+        ("step .*0", lambda: mxnet.FactorScheduler(0)),
+        ("step .*1.5", lambda: mxnet.FactorScheduler(1.5)),
+        ("factor .*1.1", lambda: mxnet.FactorScheduler(1, 1.1)),
+        ("factor .*-0.5", lambda: mxnet.FactorScheduler(1, -0.5)),
+        (r"step .*\[\]", lambda: mxnet.MultiFactorScheduler([])),
+        ("step .*4", lambda: mxnet.MultiFactorScheduler(4)),
+        ("increasing", lambda: mxnet.MultiFactorScheduler([3, 3])),
+        ("step .*0", lambda: mxnet.MultiFactorScheduler([0, 3])),
+        ("max_update .*0", lambda: mxnet.PolyScheduler(0)),
+        ("max_update .*2.5", lambda: mxnet.CosineScheduler(2.5)),
+        ("pwr .*-1", lambda: mxnet.PolyScheduler(9, pwr=-1)),
+        ("final_lr .*-1", lambda: mxnet.CosineScheduler(9, final_lr=-1)),
+        ("base_lr .*nan", lambda: mxnet.PolyScheduler(9, np.nan)),
+        ("warmup_steps .*-1", lambda: mxnet.PolyScheduler(9, warmup_steps=-1)),
+        (
+            "warmup_begin_lr .*0.2",
+            lambda: mxnet.PolyScheduler(9, 0.1, warmup_begin_lr=0.2),
+        ),
+        (
+            "warmup_mode .*'quadratic'",
+            lambda: mxnet.PolyScheduler(9, warmup_mode="quadratic"),
+        ),
+    ],
+)
+def test_schedulers_are_checked(match, make):
+    with pytest.raises(ValueError, match=match):
+        make()
