@@ -185,6 +185,23 @@ def test_updates_need_params_only_for_decay():
     assert updates["a"].dtype == jnp.bfloat16
 
 
+def test_numbers_can_be_injected():
+    optimizer = optax.inject_hyperparams(mxnet.ftml)(
+        learning_rate=0.1, wd=0.5, clip_gradient=1.0, beta2=0.0
+    )
+    update = jax.jit(optimizer.update)
+    params = {"a": jnp.ones(2)}
+    state = optimizer.init(params)
+    for lr in (0.1, 0.0, 0.2):  # as trainer.set_learning_rate does
+        state.hyperparams["learning_rate"] = jnp.asarray(lr)
+        updates, state = update(params, state, params)
+        count = optax.tree_utils.tree_get(state.inner_state, "count")
+        np.testing.assert_allclose(
+            updates["a"], -lr * 0.4 / (1 - 0.6**count), rtol=1e-5
+        )
+    assert update._cache_size() == 1
+
+
 @pytest.mark.parametrize(
     ("error", "match", "arguments"),
     [

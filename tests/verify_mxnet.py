@@ -9,6 +9,7 @@ python3.8. It prints a line for each comparison and fails if one does. With
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -22,6 +23,7 @@ from tests import mxnet_network
 from tests import mxnet_runs
 from tests import mxnet_settings
 from tests import test_mxnet_files
+from tests import test_mxnet_guide
 
 DATA = pathlib.Path(__file__).parent / "data"
 FILES = DATA / "mxnet_files"
@@ -150,6 +152,22 @@ def verify_networks(python1, python2):
     return good
 
 
+def verify_guide(python2):
+    """Runs the migration guide's scripts, one after the other."""
+    of_mxnet, of_jax, transposed = test_mxnet_guide.guide_scripts()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.chdir(directory),
+    ):
+        subprocess.run([python2, "-c", of_mxnet], check=True)
+        names: dict = {}
+        exec(of_jax, names)
+        exec(transposed, names)
+        updates = mxnet.load_states("net.states").num_update
+    print(f"guide: {updates} updates")
+    return updates == 200
+
+
 def record_sample(count, python1, python2):
     """Writes the sample of settings that the ordinary tests use."""
     settings = [mxnet_settings.random_setting(seed) for seed in range(count)]
@@ -176,12 +194,15 @@ def main():
     parser.add_argument("--settings", type=int, default=1000)
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    pythons = [interpreter(arguments.environments, n) for n in ENVIRONMENTS]
+    pythons = [
+        interpreter(arguments.environments, n).absolute() for n in ENVIRONMENTS
+    ]
     if arguments.record:
         record_sample(48, *pythons)
     good = [
         verify_schedulers(200, *pythons),
         verify_networks(*pythons),
+        verify_guide(pythons[1]),
         verify_settings(arguments.settings, *pythons),
     ]
     sys.exit(not all(good))

@@ -1,4 +1,11 @@
-"""A home for MXNet's FTML jobs."""
+"""A home for MXNet's FTML jobs: same arguments, same numbers, same files.
+
+`ftml` is ``mxnet.optimizer.FTML`` with its arguments, and the schedulers are
+``mxnet.lr_scheduler``'s. `load_params` and `load_states` read what Gluon has
+saved, and `state_from_mxnet` makes it the state of an optimizer here;
+`state_to_mxnet`, `save_params` and `save_states` are the way back. None of it
+needs MXNet. MIGRATING.md goes through a whole script.
+"""
 
 from optax_ftml.mxnet._factory import ftml
 from optax_ftml.mxnet._params_file import load_params

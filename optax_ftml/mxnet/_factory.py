@@ -2,10 +2,14 @@
 
 import difflib
 import fnmatch
+import functools
+import inspect
 import math
 import numbers
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +35,33 @@ _WITHOUT_MEANING = {
 }
 
 
+_Factory = TypeVar("_Factory", bound=Callable)
+
+
+def _explaining(factory: _Factory) -> _Factory:
+    """Decorates a factory so that an argument it does not have is explained."""
+    # inject_hyperparams must not see the **kwargs, so no part of the factory.
+    known = inspect.signature(factory).parameters
+
+    @functools.wraps(factory)
+    def explaining_factory(*args, **kwargs):
+        for name in kwargs:
+            if name in _WITHOUT_MEANING:
+                raise TypeError(
+                    f"{name} means nothing in JAX: {_WITHOUT_MEANING[name]}."
+                )
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, 1, cutoff=0)
+                raise TypeError(
+                    f"{factory.__name__} has no argument {name!r}. The nearest "
+                    f"is {nearest[0]!r}."
+                )
+        return factory(*args, **kwargs)
+
+    return explaining_factory  # type: ignore[return-value]
+
+
+@_explaining
 def ftml(
     learning_rate: jax.typing.ArrayLike | None = 0.0025,
     beta1: jax.typing.ArrayLike = 0.6,
@@ -38,15 +69,14 @@ def ftml(
     epsilon: jax.typing.ArrayLike = 1e-8,
     *,
     rescale_grad: jax.typing.ArrayLike = 1.0,
-    clip_gradient: float | None = None,
+    clip_gradient: jax.typing.ArrayLike | None = None,
     wd: jax.typing.ArrayLike = 0.0,
     lr_scheduler: optax.Schedule | None = None,
     lr_mult: Mapping[str, float] | None = None,
     wd_mult: Mapping[str, float] | None = None,
-    begin_num_update: int = 0,
+    begin_num_update: jax.typing.ArrayLike = 0,
     multi_precision: bool = False,
     order: str = "2.x",
-    **unknown: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """MXNet's ``mxnet.optimizer.FTML``, argument by argument.
 
@@ -86,8 +116,6 @@ def ftml(
         multi_precision: Keep a float32 copy of parameters in lower precision
             and update that (:func:`optax_ftml.with_master_params`).
         order: "2.x" or "1.x".
-        **unknown: Raise; those of MXNet's arguments that mean nothing in JAX
-            with a word on what to do instead.
 
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`. With `wd` or
@@ -117,24 +145,23 @@ def ftml(
         >>> print(optax.apply_updates(params, updates)["dense"]["kernel"])
         [0.9 0.9]
     """
-    for name in unknown:
-        raise TypeError(_unknown_argument(name))
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
     _check_finite(rescale_grad=rescale_grad, wd=wd)
     if clip_gradient is not None:
         _check_finite(clip_gradient=clip_gradient)
     if order not in _ORDERS:
         raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
-    if not isinstance(begin_num_update, int) or begin_num_update < 0:
+    if not isinstance(begin_num_update, jax.Array) and (
+        not isinstance(begin_num_update, int) or begin_num_update < 0
+    ):
         raise ValueError(
             "begin_num_update must be an integer of at least 0, got "
             f"{begin_num_update!r}."
         )
-    clip = (
-        optax.clip(clip_gradient)
-        if clip_gradient is not None and clip_gradient > 0
-        else optax.identity()
+    no_clip = clip_gradient is None or (
+        isinstance(clip_gradient, numbers.Real) and clip_gradient <= 0
     )
+    clip = optax.identity() if no_clip else optax.clip(clip_gradient)
     decay = _decay(wd, wd_mult)
     optimizer = optax.chain(
         optax.scale(rescale_grad),
@@ -147,8 +174,7 @@ def ftml(
         ),
         *([_multiply(lr_mult)] if lr_mult else []),
     )
-    if begin_num_update:
-        optimizer = _begin_at(optimizer, begin_num_update)
+    optimizer = _begin_at(optimizer, begin_num_update)
     if multi_precision:
         return _master_params.with_master_params(optimizer)
     return optax.with_extra_args_support(optimizer)
@@ -210,7 +236,7 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), map(factor, paths))
 
 
-def with_count(state: Any, count: int) -> Any:
+def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
     counting = (
         _ftml.ScaleByFtmlState,
@@ -286,11 +312,3 @@ def _check_finite(**numbers_):
             raise TypeError(f"{name} must be a number, got {value!r}.")
         if not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value}.")
-
-
-def _unknown_argument(name):
-    if name in _WITHOUT_MEANING:
-        return f"{name} means nothing in JAX: {_WITHOUT_MEANING[name]}."
-    known = [*ftml.__kwdefaults__, *ftml.__annotations__]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-    return f"ftml has no argument {name!r}. The nearest is {nearest!r}."
