@@ -1,11 +1,13 @@
 """Rounding to a neighbour at random, so that on average nothing is lost."""
 
+import math
 import zlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend import random
 
 from optax_ftml import _checks
 
@@ -160,22 +162,45 @@ def _round_step(theta, u, words):
 
 def _to_bfloat16(x, words):
     # The upper half of a float32 is a bfloat16, and the lower half the
-    # probability of the next one.
+    # probability of the next one, in units of 2^-16.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (words >> 16)
-    largest = jax.lax.bitcast_convert_type(
-        jnp.finfo(jnp.bfloat16).max, jnp.uint16
-    )
-    rounded = jnp.minimum((bits >> 16).astype(jnp.uint16), largest)
-    return jnp.where(
-        jnp.isfinite(x),
-        jax.lax.bitcast_convert_type(rounded, jnp.bfloat16),
-        x.astype(jnp.bfloat16),
-    )
+    bits = jnp.minimum(bits, jnp.uint32(0x7F7FFFFF)) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    # That the last operation is a cast lets XLA's TPU compiler write this in
+    # the kernel that writes the parameters.
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
 
 def _random_words(seed, count, tree, path, shape):
     """Returns random uint32, the same for the same arguments."""
     leaf = zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
-    key = jax.random.key(seed, impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, count), leaf)
-    return jax.random.bits(key, shape, jnp.uint32)
+
+    def threefry(position):
+        # What jax.random is made of, as a function of the position alone: it
+        # fuses, and each device computes its own part.
+        return random.threefry2x32_p.bind(
+            jnp.asarray(seed).astype(jnp.uint32),
+            jnp.uint32(leaf),
+            jnp.full(position.shape, count, jnp.uint32),
+            position,
+        )
+
+    def one_by_one():
+        return threefry(_iota(shape))[0]
+
+    def products():
+        # On the CPU, where a threefry of each element would take longer than
+        # all the rest, it makes a few words for each row, and one for each
+        # column of the last axis. Within a row the results are independent
+        # because the columns' words are and an odd factor loses nothing;
+        # between rows because the addends are: any two are independent.
+        rows = (*shape[:-1], 1)
+        factor, addend = threefry(_iota(rows))
+        column, _ = threefry(math.prod(rows) + _iota(shape[-1:]))
+        return jnp.reshape((factor | 1) * column + addend, shape)
+
+    return jax.lax.platform_dependent(cpu=products, default=one_by_one)
+
+
+def _iota(shape):
+    return jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
