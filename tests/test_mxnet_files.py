@@ -64,7 +64,7 @@ def test_training_goes_on_where_mxnet_stopped(version, kind):
     start = FILES / f"{version}_{kind}"
     params = mxnet.load_params(f"{start}_100.params")
     states = mxnet.load_states(f"{start}_100_trainer.states")
-    optimizer = mxnet.ftml(**states.options)
+    optimizer = mxnet.ftml(**states.with_paths(NAMES).options)
     state = mxnet.state_from_mxnet(
         states, optimizer.init(params), params, NAMES
     )

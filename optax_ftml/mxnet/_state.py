@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -85,8 +86,8 @@ def state_from_mxnet(
     }
     used: set[str] = set()
 
-    def fill(tree, value):
-        """Returns a tree with value(slots, weight, path) as its leaves."""
+    def like(tree, value):
+        """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
             path = _keystr(path)
@@ -102,55 +103,28 @@ def state_from_mxnet(
     def convert(node):
         match node:
             case _ftml.ScaleByFtmlState():
-                for path in _by_path(node.v):
-                    if path in slots:
-                        _check_leader(path, slots[path], weights[path])
-                return node._replace(v=fill(node.v, lambda p: slots[p].v))
+                v = like(node.v, lambda path: slots[path].v)
+                for path in _by_path(v):
+                    _check_leader(path, slots[path], weights[path])
+                return node._replace(v=v)
             case _ftml.FtmlLeaderState():
-                v = fill(node.v, lambda path: slots[path].v)
-                leader = fill(
-                    node.leader, lambda p: _leader(slots[p], weights[p])
-                )
-                return node._replace(v=v, leader=leader, **scalars(node))
-            case _master_params.MasterParamsState():
-                master = fill(
-                    node.master,
-                    lambda p: (
-                        weights[p]
-                        if slots[p].weight is None
-                        else slots[p].weight
-                    ),
-                )
                 return node._replace(
-                    master=master, inner_state=_map(convert, node.inner_state)
+                    v=like(node.v, lambda path: slots[path].v),
+                    leader=like(
+                        node.leader,
+                        lambda path: _leader(slots[path], weights[path]),
+                    ),
+                    **_scalars(states, [slots[p] for p in _by_path(node.v)]),
+                )
+            case _master_params.MasterParamsState():
+                return node._replace(
+                    master=like(
+                        node.master,
+                        lambda path: _weight(slots[path], weights[path]),
+                    ),
+                    inner_state=_map(convert, node.inner_state),
                 )
         return node
-
-    def scalars(node):
-        options = states.options
-        if options is None or not {"beta2", "epsilon"} <= set(options):
-            raise ValueError(
-                "states must have the options beta2 and epsilon for the leader "
-                "form. Give states._replace(options=...)."
-            )
-        v_correction = 1 - options["beta2"] ** states.num_update
-        scales = {}
-        for path in _by_path(node.v):
-            d, v = (np.asarray(x, float) for x in slots[path][:2])
-            denominator = np.sqrt(v / v_correction) + options["epsilon"]
-            scales[path] = np.sum(d) / np.sum(denominator)
-        d_scale = np.mean(list(scales.values()))
-        if not np.allclose(list(scales.values()), d_scale, rtol=1e-3):
-            raise ValueError(
-                "states must be of one learning rate for the leader form, got "
-                f"(1 - beta1^t) / learning_rate of {scales}."
-            )
-        return {
-            "d_scale": _like(d_scale, node.d_scale),
-            "v_correction": _like(v_correction, node.v_correction),
-            "eps": _like(options["epsilon"], node.eps),
-            "eps_root": _like(0.0, node.eps_root),
-        }
 
     has_master = any(
         isinstance(node, _master_params.MasterParamsState)
@@ -211,50 +185,42 @@ def state_to_mxnet(
         >>> print(states.slots[0].d, -states.slots[0].z / states.slots[0].d)
         [3.] [2.5]
     """
-    weights = {path: np.asarray(p) for path, p in _by_path(params).items()}
+    weights = _arrays(params)
     unknown = [path for path in paths.values() if path not in weights]
     if unknown:
         raise ValueError(
             f"paths must lead to parameters, got {unknown}. The parameters are "
             f"{', '.join(weights)}."
         )
+    lr_mult, wd_mult = (
+        _by_path(_factory.factors(name, options.get(name) or {}, params))
+        for name in ("lr_mult", "wd_mult")
+    )
     master: dict[str, np.ndarray] = {}
     slots: dict[str, _states_file.FtmlSlots] = {}
     num_update = 0
-    lr_mult = _by_path(
-        _factory.factors("lr_mult", options.get("lr_mult") or {}, params)
-    )
-    wd_mult = _by_path(
-        _factory.factors("wd_mult", options.get("wd_mult") or {}, params)
-    )
     for node in _nodes(state):
         if isinstance(node, _master_params.MasterParamsState):
-            master = {
-                p: np.asarray(m) for p, m in _by_path(node.master).items()
-            }
-        elif isinstance(node, _FTML_STATES):
-            num_update = int(node.count)
-            for path, v in _by_path(node.v).items():
-                weight = master.get(path, weights[path])
-                v = np.asarray(v, float)
-                if isinstance(node, _ftml.FtmlLeaderState):
-                    leader = np.asarray(_by_path(node.leader)[path])
-                    d = float(node.d_scale) * (
-                        np.sqrt(v / float(node.v_correction) + node.eps_root)
-                        + float(node.eps)
-                    )
-                else:
-                    leader = weight
-                    d = _metric(v, num_update, lr_mult[path], options)
-                d, v, leader = (
-                    np.asarray(x, weight.dtype) for x in (d, v, leader)
-                )
-                slots[path] = _states_file.FtmlSlots(
-                    d, v, -d * leader, master.get(path)
-                )
+            master = _arrays(node.master)
+            continue
+        num_update = int(node.count)
+        leaders = _arrays(getattr(node, "leader", {}))
+        for path, v in _arrays(node.v).items():
+            weight = master.get(path, weights[path])
+            v = v.astype(float)
+            d = (
+                _leader_form_metric(v, node)
+                if leaders
+                else _delta_form_metric(v, num_update, lr_mult[path], options)
+            ).astype(weight.dtype)
+            slots[path] = _states_file.FtmlSlots(
+                d,
+                v.astype(weight.dtype),
+                -d * leaders.get(path, weight).astype(weight.dtype),
+                master.get(path),
+            )
     keys = {path: key for key, path in paths.items()}
-    missing = [path for path in slots if path not in keys]
-    if missing or len(keys) < len(paths) or set(slots) != set(keys):
+    if len(keys) < len(paths) or set(slots) != set(keys):
         raise ValueError(
             f"paths must have each parameter of the state once, which are "
             f"{sorted(slots)}, got {list(paths.values())}."
@@ -278,7 +244,13 @@ def state_to_mxnet(
     )
 
 
-def _metric(v, num_update, factor, options):
+def _leader_form_metric(v, state):
+    """Returns MXNet's d of the last update."""
+    d_scale, v_correction, eps, eps_root = (float(x) for x in state[3:])
+    return d_scale * (np.sqrt(v / v_correction + eps_root) + eps)
+
+
+def _delta_form_metric(v, num_update, factor, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
         options.get("learning_rate", 0.0025), options.get("lr_scheduler")
@@ -288,26 +260,64 @@ def _metric(v, num_update, factor, options):
     lr = float(lr) * factor
     if num_update == 0 or lr == 0:
         return np.zeros_like(v)
-    v_correction = 1 - float(options.get("beta2", 0.999)) ** num_update
-    return (
-        (1 - float(options.get("beta1", 0.6)) ** num_update)
-        / lr
-        * (np.sqrt(v / v_correction) + float(options.get("epsilon", 1e-8)))
+    b1, b2, eps = (
+        float(options.get(name, default))
+        for name, default in (
+            ("beta1", 0.6),
+            ("beta2", 0.999),
+            ("epsilon", 1e-8),
+        )
     )
+    denominator = np.sqrt(v / (1 - b2**num_update)) + eps
+    return (1 - b1**num_update) / lr * denominator
+
+
+def _scalars(states, slots):
+    """Returns the scalars of the leader form that give d from v."""
+    options = states.options or {}
+    if not {"beta2", "epsilon"} <= set(options):
+        raise ValueError(
+            "states must have the options beta2 and epsilon for the leader "
+            "form. Give states._replace(options=...)."
+        )
+    d_scale, v_correction = 0.0, 1.0
+    if states.num_update > 0:
+        v_correction = 1 - options["beta2"] ** states.num_update
+        # d is d_scale times this, in every element.
+        denominators = np.concatenate(
+            [np.sqrt(s.v.ravel() / v_correction) for s in slots]
+        ) + float(options["epsilon"])
+        d = np.concatenate([s.d.ravel() for s in slots])
+        d_scale = np.sum(d) / np.sum(denominators)
+        if not np.allclose(d, d_scale * denominators, rtol=1e-2):
+            raise ValueError(
+                "states must be of one learning rate for the leader form, but "
+                "d / (sqrt(v / (1 - beta2^t)) + epsilon) is not the same for "
+                "all parameters."
+            )
+    return {
+        "d_scale": jnp.asarray(d_scale, float),
+        "v_correction": jnp.asarray(v_correction, float),
+        "eps": jnp.asarray(options["epsilon"], float),
+        "eps_root": jnp.asarray(0.0, float),
+    }
+
+
+def _weight(slots, weight):
+    return np.asarray(weight if slots.weight is None else slots.weight)
 
 
 def _leader(slots, weight):
     """Returns -z / d, and the weights where no update has been."""
-    d, _, z, weight32 = slots
-    weight = np.asarray(weight if weight32 is None else weight32)
-    moved = d != 0
-    return np.where(moved, -z / np.where(moved, d, 1), weight)
+    moved = slots.d != 0
+    d = np.where(moved, slots.d, 1)
+    return np.where(moved, -slots.z / d, _weight(slots, weight))
 
 
 def _check_leader(path, slots, weight):
-    weight = np.asarray(weight if slots.weight is None else slots.weight, float)
+    weight = np.asarray(weight)
+    tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
     error = np.max(np.abs(_leader(slots, weight) - weight), initial=0)
-    tolerance = 1e-3 if slots.d.dtype.itemsize > 2 else 1e-2
     if not error <= tolerance * np.max(np.abs(weight), initial=0):
         raise ValueError(
             f"params must be the weights that states belong to, but {path!r} "
@@ -366,6 +376,10 @@ def _by_path(tree):
         _keystr(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _arrays(tree):
+    return {path: np.asarray(leaf) for path, leaf in _by_path(tree).items()}
 
 
 def _keystr(path):

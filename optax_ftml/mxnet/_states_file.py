@@ -95,8 +95,9 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
 
     Returns:
         The :class:`UpdaterStates`. Its options make the optimizer anew,
-        ``mxnet.ftml(**states.options)``, with the learning rate going on from
-        where it was.
+        ``mxnet.ftml(**states.with_paths(paths).options)``, with the learning
+        rate going on from where it was. Gluon leaves out the multipliers that
+        its Parameters have.
 
     Raises:
         OSError: The file cannot be read.
