@@ -238,6 +238,28 @@ def test_states_survive_writing_and_reading(tmp_path):
         )
 
 
+def test_a_finished_schedule_stays_finished(tmp_path):
+    """Beyond max_update MXNet returns what it finds as base_lr."""
+    options = {
+        "learning_rate": None,
+        "lr_scheduler": mxnet.PolyScheduler(10, base_lr=0.5, final_lr=0.125),
+    }
+    slots = {0: mxnet.FtmlSlots(*np.ones((3, 1), np.float32))}
+    for num_update, base_lr in [(9, 0.5), (10, 0.125), (11, 0.125)]:
+        states = mxnet.UpdaterStates(slots, num_update, options)
+        mxnet.save_states(tmp_path / "file", states)
+        scheduler = mxnet.load_states(tmp_path / "file").options["lr_scheduler"]
+        assert scheduler.base_lr == base_lr
+        assert scheduler(8) == options["lr_scheduler"](8)
+    other = options | {"lr_scheduler": optax.cosine_decay_schedule(0.1, 10)}
+    for refused, match in [
+        (states._replace(options=other), "one of MXNet's"),
+        (states._replace(num_update=None), "how many updates"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            mxnet.save_states(tmp_path / "file", refused)
+
+
 DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 
 

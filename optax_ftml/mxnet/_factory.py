@@ -180,9 +180,13 @@ def ftml(
     return optax.with_extra_args_support(optimizer)
 
 
-def resolve_learning_rate(
-    learning_rate: Any = 0.0025, lr_scheduler: Any = None
-) -> Any:
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(ftml).parameters.items()
+}
+
+
+def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     """Returns the learning rate or schedule that MXNet makes of the two."""
     if callable(learning_rate):
         raise TypeError(

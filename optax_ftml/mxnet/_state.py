@@ -192,8 +192,9 @@ def state_to_mxnet(
             f"paths must lead to parameters, got {unknown}. The parameters are "
             f"{', '.join(weights)}."
         )
+    options = {**_factory.DEFAULTS, **options}
     lr_mult, wd_mult = (
-        _by_path(_factory.factors(name, options.get(name) or {}, params))
+        _by_path(_factory.factors(name, options[name] or {}, params))
         for name in ("lr_mult", "wd_mult")
     )
     master: dict[str, np.ndarray] = {}
@@ -253,21 +254,14 @@ def _leader_form_metric(v, state):
 def _delta_form_metric(v, num_update, factor, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
-        options.get("learning_rate", 0.0025), options.get("lr_scheduler")
+        options["learning_rate"], options["lr_scheduler"]
     )
     if callable(lr):
         lr = lr(num_update - 1)
     lr = float(lr) * factor
     if num_update == 0 or lr == 0:
         return np.zeros_like(v)
-    b1, b2, eps = (
-        float(options.get(name, default))
-        for name, default in (
-            ("beta1", 0.6),
-            ("beta2", 0.999),
-            ("epsilon", 1e-8),
-        )
-    )
+    b1, b2, eps = (float(options[n]) for n in ("beta1", "beta2", "epsilon"))
     denominator = np.sqrt(v / (1 - b2**num_update)) + eps
     return (1 - b1**num_update) / lr * denominator
 

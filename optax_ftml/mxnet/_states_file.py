@@ -65,7 +65,7 @@ class UpdaterStates(NamedTuple):
             )
         options = self.options and {
             name: (
-                {paths[key]: factor for key, factor in value.items()}
+                {paths[key]: factor for key, factor in (value or {}).items()}
                 if name in ("lr_mult", "wd_mult")
                 else value
             )
@@ -138,7 +138,8 @@ def save_states(
             without options.
 
     Raises:
-        ValueError: A learning-rate schedule that is not MXNet's.
+        ValueError: A learning-rate schedule that is not MXNet's, or options
+            without a number of updates.
     """
     order = order or (states.options or {}).get("order", "2.x")
     slots: Any = {
@@ -150,6 +151,8 @@ def save_states(
         for key, some in states.slots.items()
     }
     if states.options is not None:
+        if states.num_update is None:
+            raise ValueError("states must say how many updates there were.")
         slots = (slots, _optimizer(states, order))
     pathlib.Path(path).write_bytes(
         _pickles.dumps(slots, np_shape=order == "2.x")
@@ -344,33 +347,22 @@ def _dict(fields, name):
 
 def _optimizer(states, order):
     """Returns the FTML object that MXNet would have pickled."""
-    options = {
-        "learning_rate": 0.0025,
-        "beta1": 0.6,
-        "beta2": 0.999,
-        "epsilon": 1e-8,
-        "rescale_grad": 1.0,
-        "clip_gradient": None,
-        "wd": 0.0,
-        "begin_num_update": 0,
-        "multi_precision": False,
-        "lr_scheduler": None,
-        "lr_mult": None,
-        "wd_mult": None,
-        **states.options,
-    }
-    learning_rate = _factory.resolve_learning_rate(
-        options["learning_rate"], options["lr_scheduler"]
+    options = {**_factory.DEFAULTS, **states.options}
+    scheduler, learning_rate = (
+        None,
+        _factory.resolve_learning_rate(
+            options["learning_rate"], options["lr_scheduler"]
+        ),
     )
-    scheduler = None
     if callable(learning_rate):
         scheduler, learning_rate = learning_rate, None
-    counts = dict.fromkeys(states.slots, states.num_update)
     options["learning_rate"] = learning_rate
+    counts = dict.fromkeys(states.slots, states.num_update)
     is_1 = order == "1.x"
     fields = {
         **{name: _plain(options[option]) for name, option in _NUMBERS.items()},
-        "lr_scheduler": scheduler and _scheduler_object(scheduler),
+        "lr_scheduler": scheduler
+        and _scheduler_object(scheduler, states.num_update),
         "lr_mult": dict(options["lr_mult"] or {}),
         "wd_mult": dict(options["wd_mult"] or {}),
         "num_update": states.num_update,
@@ -386,7 +378,7 @@ def _optimizer(states, order):
     return _pickles.Object(f"{module}.FTML", state=fields)
 
 
-def _scheduler_object(scheduler):
+def _scheduler_object(scheduler, num_update):
     if not isinstance(scheduler, _schedulers.Scheduler):
         raise ValueError(
             "lr_scheduler must be one of MXNet's to be written with the "
@@ -408,6 +400,9 @@ def _scheduler_object(scheduler):
         case _schedulers.PolyScheduler() | _schedulers.CosineScheduler():
             fields["base_lr_orig"] = fields["warmup_final_lr"]
             fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
+            # MXNet does not compute it again after that.
+            if num_update >= scheduler.max_update:
+                fields["base_lr"] = float(scheduler(num_update - 1))
     return _pickles.Object(f"mxnet.lr_scheduler.{name}", state=fields)
 
 
