@@ -12,12 +12,15 @@ l = -z / d, and derives d from v. The *delta form*, for when there is no prox
 and so the parameters are the leader, keeps v alone.
 """
 
+import functools
+import numbers
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_ftml import _checks
@@ -150,14 +153,15 @@ def scale_by_ftml(
         count = optax.safe_increment(state.count)
         scale = (1 - b1) / _one_minus_power(b1, count)
         v_correction = _one_minus_power(b2, count)
-
-        def direction(g, v):
-            denominator = _denominator(v, v_correction, eps, eps_root)
-            u = scale.astype(v.dtype) * _widen(g, v) / _zero_to_inf(denominator)
-            return u.astype(g.dtype)
-
-        v = jax.tree.map(lambda g, v: _next_v(g, v, b2), updates, state.v)
-        updates = jax.tree.map(direction, updates, v)
+        has_eps = isinstance(eps, numbers.Real) and np.float32(eps) > 0
+        v = jax.tree.map(lambda g, v: _next_v(g, v, 1 - b2), updates, state.v)
+        updates = jax.tree.map(
+            lambda g, v: _direction(
+                g, v, scale, v_correction, eps, eps_root, has_eps
+            ),
+            updates,
+            v,
+        )
         return updates, ScaleByFtmlState(
             count, _stochastic_rounding.cast_like(v, state.v, seed, count)
         )
@@ -338,7 +342,7 @@ def ftml(
             d_inverse = step_size / b1_correction.astype(step_size.dtype)
             return (theta - d_inverse * pull).astype(leader.dtype)
 
-        v = jax.tree.map(lambda g, v: _next_v(g, v, b2), updates, state.v)
+        v = jax.tree.map(lambda g, v: _next_v(g, v, 1 - b2), updates, state.v)
         step_sizes = jax.tree.map(step_size, v)
         leader = jax.tree.map(
             next_leader, updates, state.v, state.leader, params, step_sizes
@@ -365,12 +369,25 @@ def _one_minus_power(decay, count):
     return -jnp.expm1(count * jnp.log1p(-(1 - decay)))
 
 
-def _next_v(g, v, b2):
+# The arithmetic of a leaf is under jit so that it is traced once for all leaves
+# alike; 1 - b2 comes from outside, where it is not yet rounded to float32.
+
+
+@jax.jit
+def _next_v(g, v, one_minus_b2):
     g = _widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)
     # Not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not add
     # up to 1, by 1e-5 of 1 - b2.
-    return v + (1 - b2) * (jnp.real(g * jnp.conj(g)) - v)
+    return v + one_minus_b2 * (jnp.real(g * jnp.conj(g)) - v)
+
+
+@functools.partial(jax.jit, static_argnames="has_eps")
+def _direction(g, v, scale, v_correction, eps, eps_root, has_eps):
+    denominator = _denominator(v, v_correction, eps, eps_root)
+    if not has_eps:
+        denominator = _zero_to_inf(denominator)
+    return (scale.astype(v.dtype) * _widen(g, v) / denominator).astype(g.dtype)
 
 
 def _denominator(v, v_correction, eps, eps_root):
@@ -384,6 +401,7 @@ def _zero_to_inf(denominator):
     return jnp.where(denominator == 0, jnp.inf, denominator)
 
 
+@jax.jit
 def _update_to(target, theta, g):
     """Returns the update, in g's dtype, that takes theta to the target.
 
