@@ -151,12 +151,15 @@ def _round_step(theta, u, words):
     rest = jnp.where(x < 0, -rest, rest)
     bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32) - (rest < 0)
     binade = jax.lax.bitcast_convert_type(bits & 0x7F800000, jnp.float32)
-    step = jnp.maximum(binade, info.tiny) * info.eps
-    nearest = jnp.round(jnp.abs(x) / step)
-    lost = (jnp.abs(x) / step - nearest) + rest / step
+    # In steps, which are not multiplied out: bfloat16 has subnormal ones.
+    binade = jnp.maximum(binade, info.tiny)
+    steps = jnp.abs(x) / binade / info.eps
+    nearest = jnp.round(steps)
+    lost = (steps - nearest) + rest / binade / info.eps
     threshold = (jnp.abs(lost) * 2.0**32).astype(jnp.uint32)
-    other = nearest + jnp.where(words < threshold, jnp.sign(lost), 0)
-    rounded = jnp.copysign(jnp.minimum(other * step, info.max), x)
+    steps = nearest + jnp.where(words < threshold, jnp.sign(lost), 0)
+    rounded = jnp.minimum(steps * info.eps * binade, info.max)
+    rounded = jnp.copysign(rounded, x)
     return jnp.where(jnp.isfinite(x), rounded - theta, u)
 
 
@@ -177,30 +180,45 @@ def _random_words(seed, count, tree, path, shape):
 
     def threefry(position):
         # What jax.random is made of, as a function of the position alone: it
-        # fuses, and each device computes its own part.
+        # fuses, and each device computes its own part. Key and counter are two
+        # words each, which must be alike for vmap: hence the additions.
+        key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (seed, count))
         return random.threefry2x32_p.bind(
-            jnp.asarray(seed).astype(jnp.uint32),
-            jnp.uint32(leaf),
-            jnp.full(position.shape, count, jnp.uint32),
-            position,
+            key,
+            key + jnp.uint32(leaf),
+            jnp.full(position.shape, step),
+            position + step,
         )
 
-    def one_by_one():
-        return threefry(_iota(shape))[0]
-
     def products():
-        # On the CPU, where a threefry of each element would take longer than
+        # On the CPU, where a threefry of each position would take longer than
         # all the rest, it makes a few words for each row, and one for each
         # column of the last axis. Within a row the results are independent
         # because the columns' words are and an odd factor loses nothing;
         # between rows because the addends are: any two are independent.
         rows = (*shape[:-1], 1)
-        factor, addend = threefry(_iota(rows))
-        column, _ = threefry(math.prod(rows) + _iota(shape[-1:]))
-        return jnp.reshape((factor | 1) * column + addend, shape)
+        factor, addend = threefry(_position(rows))
+        column, _ = threefry(math.prod(rows) + _position(shape[-1:]))
+        words = (factor | 1) * column + addend
+        # The lowest bits of products are the least random.
+        return jnp.reshape(words ^ (words >> 16), shape)
 
-    return jax.lax.platform_dependent(cpu=products, default=one_by_one)
+    return jax.lax.platform_dependent(
+        cpu=products,
+        # XLA's TPU compiler makes no kernel of its own of a reshaped iota, nor
+        # does its GPU compiler of a whole array when it is given a sum.
+        tpu=lambda: threefry(_position(shape))[0],
+        default=lambda: threefry(_summed_position(shape))[0],
+    )
 
 
-def _iota(shape):
+def _position(shape):
     return jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+
+
+def _summed_position(shape):
+    position = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        stride = jnp.uint32(math.prod(shape[axis + 1 :]))
+        position += stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return position

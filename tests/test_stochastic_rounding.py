@@ -1,0 +1,437 @@
+"""Stochastic rounding: neighbours only, no bias, no correlation."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import _stochastic_rounding
+
+DRAWS = 1_000_000
+LOW = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+def neighbours(x, dtype):
+    """The numbers of a dtype on either side of x, by bisecting all of them."""
+    info = ml_dtypes.finfo(dtype)
+    numbers = np.arange(2**16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        numbers = np.unique(numbers.astype(np.float64))
+    numbers = numbers[np.isfinite(numbers)]
+    index = np.searchsorted(numbers, x)
+    if x > info.max:
+        return numbers[-1], np.inf
+    below = numbers[index] if numbers[index] == x else numbers[index - 1]
+    return below, numbers[index]
+
+
+def assert_unbiased(draws, x, dtype):
+    """Every draw is one of x's neighbours, and their mean is x."""
+    low, high = neighbours(x, dtype)
+    draws = np.asarray(draws).astype(np.float64)
+    assert np.all((draws == low) | (draws == high)), np.unique(draws)
+    if low == high:
+        return
+    p = (x - low) / (high - low)
+    standard_error = np.sqrt(p * (1 - p) / draws.size)
+    assert abs(np.mean(draws == high) - p) <= 5 * standard_error, (x, p)
+
+
+@jax.jit
+def _step(params, u):
+    optimizer = optax_ftml.stochastic_rounding()
+    updates, _ = optimizer.update(u, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
+def _draw(theta, u, dtype):
+    """A million parameters take the same step."""
+    params = np.full((1000, DRAWS // 1000), theta, LOW[dtype])
+    assert float(params[0, 0]) == theta
+    return _step(params, np.full(params.shape, u, np.float32))
+
+
+STEPS = [
+    (1.0, 1e-3),
+    (1.0, -1e-3),  # into the binade below, where the gap is half as wide
+    (-1.0, 1e-3),
+    (-1.0, -1e-3),
+    (1.0, 1e-9),  # lost in a float32 sum
+    (-1.0, 3e-7),
+    (1.0, 0.7),
+    (1.0, -0.999),
+    (1.5, 100.3),  # far
+    (3.0, -3.001),  # to the other side of zero
+    (0.0, 0.3),
+    (0.0, -1e-5),
+    (1.0, 2**-9),  # a tie in bfloat16
+    (-2.0, -(2**-10)),  # a tie in float16
+    (2.0**-10, 2.0**-20 / 3),
+    (256.0, -0.01),
+    (1.0, 0.0),
+    (1.0, 0.5),  # a number of the dtype
+]
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize(("theta", "u"), STEPS)
+def test_parameters_step_to_neighbours_without_bias(theta, u, dtype):
+    u = float(np.float32(u))
+    assert_unbiased(_draw(theta, u, dtype), theta + u, LOW[dtype])
+
+
+@pytest.mark.parametrize(
+    ("theta", "u"),
+    [
+        (2.0**-14, -(2.0**-26)),  # from the smallest normal number
+        (2.0**-24, 2.0**-26),  # from the smallest of all
+        (3 * 2.0**-24, 2.0**-24 / 7),
+        (0.0, 2.0**-25),
+        (-(2.0**-20), 2.0**-27),
+        (65504.0, -3.0),  # from the largest
+        (65504.0, 3.0),
+        (-65504.0, 3.0),
+    ],
+)
+def test_float16_at_the_edges_of_its_range(theta, u):
+    draws = _draw(theta, u, "float16")
+    if abs(theta + u) > 65504:  # stays at the largest finite number
+        assert np.all(np.asarray(draws) == np.float16(theta))
+    else:
+        assert_unbiased(draws, theta + u, np.float16)
+
+
+@pytest.mark.parametrize(
+    ("theta", "u"),
+    [
+        (2.0**-126, 2.0**-135),  # from the smallest normal number
+        (-(2.0**-120), 2.0**-130 / 3),
+        (3.3895313892515355e38, -1e35),  # from the largest
+        (3.3895313892515355e38, 1e35),
+    ],
+)
+def test_bfloat16_at_the_edges_of_its_range(theta, u):
+    draws = _draw(theta, u, "bfloat16")
+    if theta + u > 3.3895313892515355e38:
+        assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
+    elif abs(u) < 2.0**-126:
+        # XLA's CPU flushes such an update to zero before anyone sees it.
+        assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
+    else:
+        assert_unbiased(draws, theta + u, ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_infinities_nan_and_zeros(dtype):
+    optimizer = optax_ftml.stochastic_rounding()
+    inf, nan = jnp.inf, jnp.nan
+    params = jnp.array([1, 1, 1, inf, -inf, nan, 0, 1, inf], dtype)
+    u = jnp.array([inf, -inf, nan, 0, 1, 0, 0, 0, -inf], jnp.float32)
+    updates, _ = optimizer.update(u, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert after.dtype == dtype
+    np.testing.assert_array_equal(
+        np.asarray(after, np.float32),
+        np.float32([inf, -inf, nan, inf, -inf, nan, 0, 1, nan]),
+    )
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_never_moves_a_parameter_whose_update_is_zero(dtype):
+    bits = np.arange(2**16, dtype=np.uint16).view(LOW[dtype])
+    bits = bits[~np.isnan(bits)].astype(np.float32)
+    normal = (np.abs(bits) >= 2.0**-126) | (bits == 0)
+    params = jnp.asarray(bits[normal], dtype)
+    optimizer = optax_ftml.stochastic_rounding()
+    state = optimizer.init(params)
+    for u_dtype in (dtype, "float32"):
+        updates, state = jax.jit(optimizer.update)(
+            jnp.zeros(params.shape, u_dtype), state, params
+        )
+        after = optax.apply_updates(params, updates)
+        np.testing.assert_array_equal(
+            np.asarray(after, np.float32), np.asarray(params, np.float32)
+        )
+
+
+# What v becomes in one step from the first argument is a million draws of the
+# rounding of v + 0.001 (g^2 - v); g = 0 and b2 = 0 round any number at all.
+@pytest.mark.parametrize(
+    "v",
+    [
+        1.0,
+        1 + 2**-8,
+        1 + 2**-9,
+        1.999,
+        3.3e-5,
+        1e-30,
+        7e30,
+        3.38e38,
+        0.0,
+        2.0**-126,
+        1e-40,
+        3e-41,
+        np.inf,
+        np.nan,
+    ],
+)
+def test_v_rounds_to_neighbours_without_bias(v):
+    x = np.full((1000, DRAWS // 1000), v, np.float32)
+    rounded = _stochastic_rounding.cast_like(
+        x, jnp.zeros(x.shape, jnp.bfloat16), 0, jnp.int32(1)
+    )
+    assert rounded.dtype == jnp.bfloat16
+    if np.isfinite(v):
+        assert_unbiased(rounded, float(x[0, 0]), ml_dtypes.bfloat16)
+    else:
+        np.testing.assert_array_equal(np.asarray(rounded, np.float32), x)
+
+
+def test_a_finite_v_stays_finite():
+    x = jnp.full(1000, jnp.finfo(jnp.float32).max)
+    rounded = _stochastic_rounding.cast_like(
+        x, jnp.zeros(x.shape, jnp.bfloat16), 0, jnp.int32(1)
+    )
+    assert np.all(np.asarray(rounded) == ml_dtypes.finfo("bfloat16").max)
+
+
+@pytest.mark.parametrize("b2", [0.999, 0.5])
+def test_ftml_rounds_v_and_uses_it_unrounded(b2):
+    wide = optax_ftml.ftml(0.1, b2=b2)
+    low = optax_ftml.ftml(0.1, b2=b2, accumulator_dtype=jnp.bfloat16)
+    shape = (1000, DRAWS // 1000)
+    params, grads = jnp.ones(shape), jnp.full(shape, 0.7)
+    updates, state = jax.jit(wide.update)(grads, wide.init(params))
+    low_updates, low_state = jax.jit(low.update)(grads, low.init(params))
+    np.testing.assert_array_equal(low_updates, updates)
+    v = float(state[0].v[0, 0])
+    assert_unbiased(low_state[0].v, v, ml_dtypes.bfloat16)
+
+
+def _words(kind, seed, count, path, shape):
+    """The random words, as each platform makes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            jax.lax, "platform_dependent", lambda **makers: makers[kind]()
+        )
+        return np.asarray(
+            _stochastic_rounding._random_words(seed, count, "v", path, shape)
+        )
+
+
+def _correlations(a, b):
+    """Correlation of every bit of a with every bit of b, (32, 32)."""
+    a, b = (
+        np.unpackbits(x.astype("<u4").reshape(-1, 1).view(np.uint8), axis=1)
+        for x in (a, b)
+    )
+    a, b = (2 * x.astype(np.float32) - 1 for x in (a, b))
+    return a.T @ b / len(a)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "default"])
+@pytest.mark.parametrize("shape", [(200, 300), (3, 3, 32, 128), (60_000,)])
+def test_bits_are_fair_and_uncorrelated(kind, shape):
+    path = (jax.tree_util.DictKey("w"),)
+    words = _words(kind, 0, 1, path, shape)
+    n = words.size
+    bits = np.unpackbits(words.astype("<u4").reshape(-1, 1).view(np.uint8), 1)
+    # 32 bits, or 1,024 pairs of them, are compared at once: 6 sigma.
+    limit = 6 / np.sqrt(n)
+    assert np.max(np.abs(2 * bits.mean(axis=0) - 1)) < limit
+    others = {
+        "next step": _words(kind, 0, 2, path, shape),
+        "next seed": _words(kind, 1, 1, path, shape),
+        "next leaf": _words(kind, 0, 1, (jax.tree_util.DictKey("x"),), shape),
+    }
+    for axis in range(len(shape)):
+        others[f"next along axis {axis}"] = np.roll(words, 1, axis)
+    for name, other in others.items():
+        assert np.max(np.abs(_correlations(words, other))) < limit, name
+    # Two bits of the same word.
+    among = _correlations(words, words) - np.eye(32)
+    assert np.max(np.abs(among)) < limit
+    # Values, not bits, a row and a column apart at once.
+    if len(shape) == 2:
+        centred = words / 2.0**32 - 0.5
+        product = np.mean(centred[1:, 1:] * centred[:-1, :-1]) * 12
+        assert abs(product) < limit
+
+
+@pytest.mark.parametrize("kind", ["cpu", "default"])
+def test_any_two_of_the_words_are_independent(kind):
+    # Over many steps: pairs of positions, also the far corners of rectangles.
+    path = (jax.tree_util.DictKey("w"),)
+    words = np.stack(
+        [_words(kind, 0, count, path, (8, 16)) for count in range(2000)]
+    )
+    high = (words >> 31).reshape(2000, -1) * 2.0 - 1
+    correlation = high.T @ high / 2000
+    np.fill_diagonal(correlation, 0)
+    assert np.max(np.abs(correlation)) < 6 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (5, 8), (3, 4, 2, 5), (0, 3)])
+def test_tpu_and_gpu_draw_the_same_words(shape):
+    a, b = (_words(k, 3, 9, (), shape) for k in ("tpu", "default"))
+    np.testing.assert_array_equal(a, b)
+    assert a.shape == _words("cpu", 3, 9, (), shape).shape == shape
+
+
+def test_rounding_errors_of_neighbours_steps_and_leaves_are_uncorrelated():
+    shape = (256, 256)
+    params = {"a": jnp.ones(shape, jnp.bfloat16)}
+    params["b"] = params["a"]
+    optimizer = optax_ftml.stochastic_rounding()
+    state = optimizer.init(params)
+    u = jax.tree.map(lambda p: jnp.full(p.shape, 2.0**-9), params)
+    errors = []
+    for _ in range(4):
+        updates, state = jax.jit(optimizer.update)(u, state, params)
+        # The expected update is 2^-9, the gap 2^-7: a variance of 3 * 2^-18.
+        errors += [
+            (np.asarray(updates[k]) - 2.0**-9) / np.sqrt(3 * 2.0**-18)
+            for k in "ab"
+        ]
+    pairs = [(errors[i], errors[j]) for i in range(8) for j in range(i)]
+    for error in errors:
+        pairs += [(error[1:], error[:-1]), (error[:, 1:], error[:, :-1])]
+    for a, b in pairs:
+        assert abs(np.mean(a * b)) < 5 / np.sqrt(a.size)
+
+
+def _both(seed=0):
+    return optax.chain(
+        optax_ftml.ftml(1e-3, accumulator_dtype=jnp.bfloat16, seed=seed),
+        optax_ftml.stochastic_rounding(seed),
+    )
+
+
+def _run(optimizer, params, steps=20):
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for t in range(steps):
+        grads = jax.tree.map(
+            lambda p, t=t: (
+                np.random.default_rng(t).normal(size=p.shape).astype(p.dtype)
+            ),
+            params,
+        )
+        params, state = step(params, state, grads)
+    return params, state
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another():
+    params = {"w": jnp.ones((64, 64), jnp.bfloat16)}
+    first, again = _run(_both(), params), _run(_both(), params)
+    chex.assert_trees_all_equal(first, again)
+    other = _run(_both(seed=1), params)
+    assert np.mean(np.asarray(first[0]["w"] != other[0]["w"])) > 0.1
+
+
+def test_a_leaf_does_not_depend_on_the_other_leaves():
+    w = jnp.ones((64, 64), jnp.bfloat16)
+    together = _run(_both(), {"w": w, "a": w, "z": [w, w]})[0]
+    alone = _run(_both(), {"w": w})[0]
+    chex.assert_trees_all_equal(together["w"], alone["w"])
+    assert not np.array_equal(together["w"], together["a"])
+
+
+def test_seed_may_be_injected_and_traced():
+    params = {"w": jnp.ones((16, 16), jnp.bfloat16)}
+    plain = _run(optax_ftml.stochastic_rounding(3), params)[0]
+    injected = optax.inject_hyperparams(optax_ftml.stochastic_rounding)(3)
+    chex.assert_trees_all_equal(_run(injected, params)[0], plain)
+    plain = _run(
+        optax_ftml.ftml(1e-2, accumulator_dtype=jnp.bfloat16, seed=3), params
+    )
+    injected = optax.inject_hyperparams(
+        optax_ftml.ftml,
+        static_args="accumulator_dtype",
+        hyperparam_dtype=jnp.float32,
+    )(1e-2, accumulator_dtype=jnp.bfloat16, seed=3)
+    injected = _run(injected, params)
+    # A traced b2 may end another way in the last bit, and round another way.
+    v, plain_v = injected[1].inner_state[0].v["w"], plain[1][0].v["w"]
+    assert np.mean(np.asarray(v == plain_v)) > 0.95
+
+
+def test_vmap_over_seeds_is_each_run_alone():
+    params = jnp.ones((8, 8), jnp.bfloat16)
+
+    def step(seed):
+        optimizer = optax_ftml.stochastic_rounding(seed)
+        u = jnp.full(params.shape, 1e-3)
+        updates, _ = optimizer.update(u, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    together = jax.vmap(step)(jnp.arange(3))
+    for seed in range(3):
+        np.testing.assert_array_equal(together[seed], step(seed))
+
+
+def test_vmap_over_optimizers_is_each_alone():
+    params = jnp.ones((3, 8, 8), jnp.bfloat16)
+    optimizer = _both()
+    state = jax.vmap(optimizer.init)(params)
+    state = (state[0], state[1]._replace(count=jnp.arange(3)))
+
+    def step(params, state):
+        updates, _ = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates)
+
+    together = jax.vmap(step)(params, state)
+    for i in range(3):
+        alone = step(params[i], jax.tree.map(lambda x, i=i: x[i], state))
+        np.testing.assert_array_equal(together[i], alone)
+
+
+def test_state_and_updates_keep_their_dtypes():
+    params = {
+        "low": jnp.ones((4, 4), jnp.bfloat16),
+        "half": jnp.ones((), jnp.float16),
+        "empty": jnp.ones((0, 3), jnp.bfloat16),
+        "wide": jnp.ones(3),
+        "complex": jnp.ones(3, jnp.complex64),
+    }
+    optimizer = _both()
+    state = optimizer.init(params)
+    updates, after = optimizer.update(params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert updates["low"].dtype == updates["half"].dtype == jnp.float32
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        optax.apply_updates(params, updates), params
+    )
+
+
+def test_wide_parameters_pass_through():
+    params = {"w": jnp.ones(3), "z": jnp.ones(3, jnp.complex64)}
+    optimizer = optax_ftml.stochastic_rounding()
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_trees_all_equal(updates, params)
+
+
+@pytest.mark.parametrize("seed", [0.5, "0", None])
+def test_refuses_a_seed_that_is_not_an_integer(seed):
+    with pytest.raises(TypeError, match="seed must be an integer, got"):
+        optax_ftml.stochastic_rounding(seed)
+
+
+def test_needs_params():
+    optimizer = optax_ftml.stochastic_rounding()
+    params = jnp.ones(2, jnp.bfloat16)
+    with pytest.raises(ValueError, match="params must be given"):
+        optimizer.update(params, optimizer.init(params))
+
+
+def test_float16_accumulators_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match="squares of gradients"):
+        optax_ftml.ftml(accumulator_dtype=jnp.float16)
