@@ -153,7 +153,10 @@ def scale_by_ftml(
         count = optax.safe_increment(state.count)
         scale = (1 - b1) / _one_minus_power(b1, count)
         v_correction = _one_minus_power(b2, count)
-        has_eps = isinstance(eps, numbers.Real) and np.float32(eps) > 0
+        # Below float32's normal numbers XLA may take it for 0.
+        has_eps = (
+            isinstance(eps, numbers.Real) and eps >= np.finfo(np.float32).tiny
+        )
         v = jax.tree.map(lambda g, v: _next_v(g, v, 1 - b2), updates, state.v)
         updates = jax.tree.map(
             lambda g, v: _direction(
