@@ -241,8 +241,23 @@ def test_multipliers_are_checked(name):
     match = f"{name} .*'dense/bias'.*dense/kernel"
     with pytest.raises(ValueError, match=match):
         optimizer.init(params)
-    with pytest.raises(TypeError, match=f"{name} .*paths.*7"):
-        mxnet.ftml(**{"wd": 0.1, name: {7: 2.0}}).init(params)
+    with pytest.raises(ValueError, match=match):
+        mxnet.ftml(**{name: {"dense/bias": 2.0}}).init(params)
+    for error, match, mult in [
+        (TypeError, f"{name} .*paths.*7", {7: 2.0}),
+        (TypeError, rf"{name}\['dense/\*'\] .*'2'", {"dense/*": "2"}),
+        (ValueError, rf"{name}\['dense/\*'\] .*inf", {"dense/*": np.inf}),
+    ]:
+        with pytest.raises(error, match=match):
+            mxnet.ftml(**{"wd": 0.1, name: mult}).init(params)
+
+
+def test_decay_asks_for_params():
+    params = {"dense": jnp.ones(2)}
+    for wd_mult in (None, {"dense": 2.0}):
+        optimizer = mxnet.ftml(wd=0.1, wd_mult=wd_mult)
+        with pytest.raises(ValueError, match="params"):
+            optimizer.update(params, optimizer.init(params))
 
 
 @pytest.mark.parametrize(

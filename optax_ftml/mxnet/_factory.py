@@ -172,7 +172,7 @@ def ftml(
             beta2,
             epsilon,
         ),
-        *([_multiply(lr_mult)] if lr_mult else []),
+        _multiply(lr_mult),
     )
     optimizer = _begin_at(optimizer, begin_num_update)
     if multi_precision:
@@ -221,23 +221,24 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in leaves
     ]
-    for pattern in multipliers:
+    for pattern, factor in multipliers.items():
         if not isinstance(pattern, str):
             raise TypeError(
                 f"{name} must have parameter paths as keys, got {pattern!r}."
             )
+        _check_finite(**{f"{name}[{pattern!r}]": factor})
         if not any(_matches(path, pattern) for path in paths):
             raise ValueError(
                 f"{name} must have keys that match a parameter, got "
                 f"{pattern!r}. The parameters are {', '.join(paths)}."
             )
 
-    def factor(path):
-        patterns = [p for p in multipliers if _matches(path, p)]
-        best = path if path in multipliers else next(iter(patterns), None)
+    def factor_of(path):
+        matching = (p for p in multipliers if _matches(path, p))
+        best = path if path in multipliers else next(matching, None)
         return 1.0 if best is None else float(multipliers[best])
 
-    return jax.tree.unflatten(jax.tree.structure(tree), map(factor, paths))
+    return jax.tree.unflatten(jax.tree.structure(tree), map(factor_of, paths))
 
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
@@ -263,12 +264,14 @@ def _matches(path, pattern):
 
 
 def _decay(wd, wd_mult):
-    if not wd_mult:
+    if isinstance(wd, numbers.Real) and wd == 0:
         # Without decay the update does not need the parameters.
-        no_decay = isinstance(wd, int | float) and wd == 0
-        return optax.identity() if no_decay else optax.add_decayed_weights(wd)
+        return _checked("wd_mult", wd_mult, optax.identity())
+    if not wd_mult:
+        return optax.add_decayed_weights(wd)
 
     def decay(updates, params):
+        _checks.check_given("params", params)
         return jax.tree.map(
             lambda g, p, factor: (g + (wd * factor) * p).astype(g.dtype),
             updates,
@@ -280,6 +283,9 @@ def _decay(wd, wd_mult):
 
 
 def _multiply(lr_mult):
+    if not lr_mult:
+        return optax.identity()
+
     def multiply(updates, params):
         del params
         return jax.tree.map(
@@ -295,7 +301,7 @@ def _checked(name, multipliers, transformation):
     """Returns the transformation, with multipliers checked by init already."""
 
     def init_fn(params):
-        factors(name, multipliers, params)
+        factors(name, multipliers or {}, params)
         return transformation.init(params)
 
     return optax.GradientTransformation(init_fn, transformation.update)
