@@ -1,0 +1,162 @@
+"""Steps of one library's optimizers on one tree, timed when asked.
+
+Reads the name of an optimizer a line, runs one step of it, and writes the
+seconds that it took. The libraries are in processes of their own because
+MXNet needs another Python, and XLA reads its flags once. Written for the
+Python 3.10 that MXNet needs.
+"""
+
+import argparse
+import sys
+import time
+
+import _trees
+import numpy as np
+
+
+def _arrays(shapes, scale):
+    rng = np.random.default_rng(0)
+    return [
+        scale * rng.standard_normal(shape, dtype=np.float32) for shape in shapes
+    ]
+
+
+def jax_steps(shapes, group):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import optax_ftml
+
+    rate = 1e-3
+    box = optax_ftml.prox.box(-10.0, 10.0)
+    optimizers = {
+        "ftml": optax_ftml.ftml(rate),
+        "ftml, box": optax_ftml.ftml(rate, prox=box),
+        "adam": optax.adam(rate),
+        "adamw": optax.adamw(rate),
+        "rmsprop": optax.rmsprop(rate),
+        "sgd": optax.sgd(rate),
+    }
+
+    def project(updates, _):
+        return optax.projections.projection_l2_ball(updates, 1.0)
+
+    clips = {
+        "chain": optax.clip_by_global_norm(1.0),
+        "scaled": optax.stateless(project),
+    }
+    if group in clips:
+        optimizers = {
+            name: optax.chain(
+                clips[group], optax.add_decayed_weights(1e-4), optimizer
+            )
+            for name, optimizer in optimizers.items()
+        }
+    grads = [jnp.asarray(x) for x in _arrays(shapes, 1e-2)]
+
+    def make(optimizer):
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        step = jax.jit(step, donate_argnums=(0, 1))
+        params = [jnp.asarray(x) for x in _arrays(shapes, 1.0)]
+        carry = [params, optimizer.init(params)]
+
+        def run():
+            carry[:] = jax.block_until_ready(step(*carry, grads))
+
+        return run
+
+    steps = {name: make(optimizer) for name, optimizer in optimizers.items()}
+    if group == "alone":
+        negate = jax.jit(
+            lambda x: jax.tree.map(jnp.negative, x), donate_argnums=0
+        )
+        copied = [[jnp.copy(x) for x in grads]]
+
+        def copy():
+            copied[0] = jax.block_until_ready(negate(copied[0]))
+
+        steps["copy"] = copy
+    return steps
+
+
+def torch_steps(shapes, group):
+    import torch
+
+    def make(kind, chain):
+        params = [
+            torch.nn.Parameter(torch.from_numpy(x))
+            for x in _arrays(shapes, 1.0)
+        ]
+        grads = [torch.from_numpy(x) for x in _arrays(shapes, 1e-2)]
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        optimizer = kind(params)
+
+        def run():
+            if chain:
+                torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+
+        return run
+
+    adam, adamw = torch.optim.Adam, torch.optim.AdamW
+    if group == "alone":
+        kinds = {
+            "torch adam, fused": lambda p: adam(p, fused=True),
+            "torch adam, foreach": lambda p: adam(p, foreach=True),
+        }
+    else:
+        kinds = {
+            "torch adamw, fused": lambda p: adamw(p, fused=True),
+            "torch adamw, foreach": lambda p: adamw(p, foreach=True),
+        }
+    return {name: make(kind, group != "alone") for name, kind in kinds.items()}
+
+
+def mxnet_steps(shapes, group):
+    del group  # Its FTML clips element by element alone.
+    import mxnet as mx
+
+    params = [mx.nd.array(x) for x in _arrays(shapes, 1.0)]
+    grads = [mx.nd.array(x) for x in _arrays(shapes, 1e-2)]
+    states = [[mx.nd.zeros(x.shape) for _ in range(3)] for x in params]
+    optimizer = mx.optimizer.create("ftml", learning_rate=1e-3)
+    count = [0]
+
+    def fused():
+        count[0] += 1
+        for param, grad, state in zip(params, grads, states, strict=True):
+            mx.nd.ftml_update(
+                param, grad, *state, lr=1e-3, t=count[0], out=param
+            )
+        mx.nd.waitall()
+
+    def update():
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            optimizer.update(index, param, grad, states[index])
+        mx.nd.waitall()
+
+    return {"mxnet ftml_update": fused, "mxnet Optimizer.update": update}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("library", choices=["jax", "torch", "mxnet"])
+    parser.add_argument("tree")
+    parser.add_argument("group")
+    args = parser.parse_args()
+    make = {"jax": jax_steps, "torch": torch_steps, "mxnet": mxnet_steps}
+    steps = make[args.library](_trees.TREES[args.tree](), args.group)
+    print(";".join(steps), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        steps[line.rstrip("\n")]()
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()

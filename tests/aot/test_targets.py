@@ -1,0 +1,141 @@
+"""What XLA makes of the step for an H100, a TPU and TPU pods.
+
+Needs the `aot` extra and is therefore run by name: pytest tests/aot
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import _report
+from tests import test_fusion_report
+
+FORMS = {
+    "delta": optax_ftml.ftml(),
+    "leader": optax_ftml.ftml(prox=optax_ftml.prox.box(-1.0, 1.0)),
+}
+STATE_BYTES = {"delta": 4, "leader": 8}
+
+
+def chain(optimizer):
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(1e-4),
+        optimizer,
+    )
+
+
+def params(name, dtype=jnp.float32, devices=1):
+    return jax.tree.map(
+        lambda shape: _report._param(shape, dtype, devices),
+        _report.PARAMS[name](),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def report(optimizer, target, *args):
+    return optax_ftml.fusion_report(optimizer, params(*args), target)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("form", FORMS)
+def test_h100_runs_one_kernel_a_leaf(form, dtype):
+    alone = report(FORMS[form], "h100", "gpt2", dtype)
+    assert alone.kernels == alone.fusions == alone.leaves == 148
+    assert alone.copies == 0
+    # The leader form copies the scalars of its last step, which it replaces.
+    assert alone.scalar_kernels <= {"delta": 2, "leader": 8}[form]
+    assert alone.temporary_bytes < 64 * 1024
+    assert alone.state_bytes_per_parameter == pytest.approx(
+        STATE_BYTES[form], rel=1e-4
+    )
+    itemsize = jnp.dtype(dtype).itemsize
+    assert alone.moved_bytes_per_parameter == pytest.approx(
+        3 * itemsize + 2 * STATE_BYTES[form], rel=1e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("form", FORMS)
+def test_h100_runs_the_chain_in_two_passes(form, dtype):
+    chained = report(chain(FORMS[form]), "h100", "gpt2", dtype)
+    assert chained.kernels < 355
+    assert chained.copies == 0
+    assert chained.temporary_bytes < 128 * 1024
+    # Over the step alone, one more reading of the gradients, for their norm.
+    itemsize = jnp.dtype(dtype).itemsize
+    assert chained.moved_bytes_per_parameter == pytest.approx(
+        4 * itemsize + 2 * STATE_BYTES[form], rel=1e-2
+    )
+
+
+def test_h100_copies_in_the_textbook_recursion():
+    textbook = report(test_fusion_report.textbook(), "h100", "gpt2")
+    assert textbook.copies == 148
+    assert textbook.temporary_bytes > 150e6
+    assert textbook.state_bytes_per_parameter == 12
+
+
+def test_h100_runs_sgd_in_one_kernel_a_leaf():
+    sgd = report(optax.sgd(0.1), "h100", "gpt2")
+    assert sgd.kernels == 148
+    assert sgd.scalar_kernels == 0
+    assert sgd.moved_bytes_per_parameter == 12
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tpu_moves_the_fewest_bytes_there_can_be(form):
+    alone = report(FORMS[form], "tpu:v5e:2x2", "gpt2")
+    assert alone.kernels == alone.fusions == alone.leaves
+    assert alone.copies == 0
+    least = {"delta": 20, "leader": 28}[form]
+    assert alone.moved_bytes_per_parameter == pytest.approx(least, rel=1e-3)
+    # XLA counts the transfers to on-chip memory and the reading from it.
+    assert alone.transfers > 0
+    assert alone.xla_bytes_accessed > alone.moved_bytes
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("target", "devices"), [("tpu:v5e:16x16", 256), ("tpu:v5p:8x8x8", 512)]
+)
+def test_pods_communicate_the_norm_alone(target, devices, form):
+    args = target, "llama3-70b", jnp.float32, devices
+    alone = report(FORMS[form], *args)
+    assert alone.parameters == devices * alone.device_parameters
+    assert alone.collectives == ()
+    assert alone.kernels == alone.leaves
+    assert alone.temporary_bytes < 16e6
+    assert alone.state_bytes_per_parameter == pytest.approx(
+        STATE_BYTES[form], rel=1e-4
+    )
+    chained = report(chain(FORMS[form]), *args)
+    assert chained.collectives == (("all-reduce", 4),)
+    assert chained.temporary_bytes < 16e6
+
+
+def test_unknown_topology_is_refused_in_libtpu_s_words():
+    with pytest.raises(ValueError, match="v99:2x2.*Invalid TPU"):
+        report(optax.sgd(0.1), "tpu:v99:2x2", "mlp")
+
+
+def test_mesh_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="4 devices, the parameters' mesh 2"):
+        report(optax.sgd(0.1), "tpu:v5e:2x2", "mlp", jnp.float32, 2)
+
+
+def test_gpus_are_sharded_over_as_many_as_the_mesh_has():
+    sgd = report(chain(optax.sgd(0.1)), "h100", "mlp", jnp.float32, 2)
+    assert [kind for kind, _ in sgd.collectives] == ["all-reduce"]
+    assert sgd.device_parameters < sgd.parameters
+
+
+def test_nothing_is_left_in_the_environment(monkeypatch):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    before = dict(os.environ)
+    report(optax.sgd(0.1), "tpu:v5e:2x2", "mlp")
+    assert dict(os.environ) == before
