@@ -99,27 +99,34 @@ def test_tpu_moves_the_fewest_bytes_there_can_be(form):
     assert alone.xla_bytes_accessed > alone.moved_bytes
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
+PODS = pytest.mark.parametrize(
     ("target", "devices"), [("tpu:v5e:16x16", 256), ("tpu:v5p:8x8x8", 512)]
 )
-def test_pods_communicate_the_norm_alone(target, devices, form):
-    args = target, "llama3-70b", jnp.float32, devices
-    alone = report(FORMS[form], *args)
-    assert alone.parameters == devices * alone.device_parameters
-    assert alone.collectives == ()
-    assert alone.kernels == alone.leaves
-    assert alone.temporary_bytes < 16e6
-    assert alone.state_bytes_per_parameter == pytest.approx(
+
+
+@PODS
+@pytest.mark.parametrize("form", FORMS)
+def test_pods_communicate_nothing(target, devices, form):
+    pod = report(FORMS[form], target, "llama3-70b", jnp.float32, devices)
+    assert pod.parameters == devices * pod.device_parameters
+    assert pod.collectives == ()
+    assert pod.kernels == pod.leaves
+    assert pod.temporary_bytes < 16e6
+    assert pod.state_bytes_per_parameter == pytest.approx(
         STATE_BYTES[form], rel=1e-4
     )
-    chained = report(chain(FORMS[form]), *args)
-    assert chained.collectives == (("all-reduce", 4),)
-    assert chained.temporary_bytes < 16e6
+
+
+@PODS
+def test_pods_communicate_the_norm_of_a_chain(target, devices):
+    optimizer = chain(FORMS["delta"])
+    pod = report(optimizer, target, "llama3-70b", jnp.float32, devices)
+    assert pod.collectives == (("all-reduce", 4),)
+    assert pod.temporary_bytes < 16e6
 
 
 def test_unknown_topology_is_refused_in_libtpu_s_words():
-    with pytest.raises(ValueError, match="v99:2x2.*Invalid TPU"):
+    with pytest.raises(ValueError, match=r"v99:2x2.*Invalid TPU"):
         report(optax.sgd(0.1), "tpu:v99:2x2", "mlp")
 
 
