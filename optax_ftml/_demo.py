@@ -20,6 +20,7 @@ from flax import nnx
 from matplotlib import figure
 
 import optax_ftml
+from optax_ftml import _checkpoint
 
 # The learning rates are the optimizers' usual ones.
 _OPTIMIZERS: dict[
@@ -102,10 +103,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=pathlib.Path("demo-output"),
         help="where the plot of the loss curves goes",
     )
+    parser.add_argument(
+        "--checkpoint",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="save there after every epoch, all that is needed to go on",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last whole checkpoint, to the same end to the bit",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, prints the table and saves the plot."""
+    if args.resume and args.checkpoint is None:
+        raise SystemExit("--resume needs --checkpoint DIR.")
     data = _load_digits(args.seed)
     if args.batch_size > len(data[0]):
         raise SystemExit(
@@ -121,8 +135,25 @@ def run(args: argparse.Namespace) -> int:
             optax.add_decayed_weights(1e-4),
             make(learning_rate),
         )
+        directory = args.checkpoint and args.checkpoint / name
+        if directory and not args.resume and _checkpoint.saved(directory):
+            raise SystemExit(
+                f"{directory} has checkpoints: add --resume to go on from the "
+                "last, or name another --checkpoint DIR."
+            )
         runs[name] = train(
-            name, optimizer, data, args.epochs, args.batch_size, args.seed
+            name,
+            optimizer,
+            data,
+            args.epochs,
+            args.batch_size,
+            args.seed,
+            directory,
+            {
+                "batch_size": args.batch_size,
+                "learning_rate": learning_rate,
+                "seed": args.seed,
+            },
         )
     print(_table(runs))
     print(f"Loss curves: {_plot(runs, args.output_dir)}")
@@ -136,6 +167,8 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
+    checkpoint: pathlib.Path | None = None,
+    settings: dict[str, float] | None = None,
 ) -> Run:
     """Trains the network and shows a progress bar.
 
@@ -146,6 +179,9 @@ def train(
         epochs: Passes over the training data.
         batch_size: Images a step; what is left of an epoch is dropped.
         seed: Of the initial parameters and of the order of the data.
+        checkpoint: A directory to save in after every epoch, and to go on from
+            if there is something in it.
+        settings: What has to be the same for that.
 
     Returns:
         A :class:`Run`.
@@ -176,9 +212,27 @@ def train(
         params, opt_state, train_images[:batch_size], train_labels[:batch_size]
     ).compile()
     result = Run([], [], _nbytes(opt_state) / _size(params), 0.0)
-    milliseconds = []
-    with tqdm.tqdm(total=epochs * steps, desc=f"{name:8}", unit="step") as bar:
-        for epoch in range(epochs):
+    milliseconds: list[float] = []
+    first = 0
+    if checkpoint:
+        restored = _checkpoint.restore(checkpoint, (params, opt_state))
+        if restored:
+            first, (params, opt_state), record = restored
+            if record["settings"] != settings:
+                raise SystemExit(
+                    f"{checkpoint} is of a run with {record['settings']}; "
+                    f"to go on from it must be the same, got {settings}."
+                )
+            result.losses, result.accuracies = record["curves"]
+            milliseconds = record["milliseconds"]
+            print(f"{name}: going on from epoch {first}.")
+    with tqdm.tqdm(
+        total=epochs * steps,
+        initial=first * steps,
+        desc=f"{name:8}",
+        unit="step",
+    ) as bar:
+        for epoch in range(first, epochs):
             order = np.random.default_rng((seed, epoch)).permutation(
                 len(train_images)
             )
@@ -196,6 +250,17 @@ def train(
             result.accuracies.append(
                 float(accuracy(params, test_images, test_labels))
             )
+            if checkpoint:
+                _checkpoint.save(
+                    checkpoint,
+                    epoch + 1,
+                    (params, opt_state),
+                    {
+                        "settings": settings,
+                        "curves": (result.losses, result.accuracies),
+                        "milliseconds": milliseconds,
+                    },
+                )
     result.milliseconds_per_step = statistics.median(milliseconds)
     return result
 
