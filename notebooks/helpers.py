@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import numpy as np
 import optax
 from IPython import display
 
@@ -73,13 +74,16 @@ def styles(names):
 
 
 def plot_band(ax, x, runs, **style):
-    """Plots the mean over the first axis and a band of one standard deviation."""
+    """Plots the mean over the first axis and one standard deviation around it.
+
+    The band ends at the lowest run, so that it can be shown on a log scale.
+    """
     mean, deviation = runs.mean(0), runs.std(0, ddof=1)
     style = {"markevery": max(1, len(x) // 8), **style}
     ax.plot(x, mean, **style)
     ax.fill_between(
         x,
-        mean - deviation,
+        np.maximum(mean - deviation, runs.min(0)),
         mean + deviation,
         alpha=0.15,
         color=style["color"],
@@ -90,7 +94,8 @@ def plot_band(ax, x, runs, **style):
 def save(figure, name):
     """Writes the figure to figures/name.png beside the notebooks."""
     os.makedirs("figures", exist_ok=True)
-    figure.savefig(os.path.join("figures", f"{name}.png"), dpi=110)
+    path = os.path.join("figures", f"{name}.png")
+    figure.savefig(path, bbox_inches="tight", dpi=100)
 
 
 def table(header, rows):
