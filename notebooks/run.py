@@ -90,6 +90,9 @@ def check(name):
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(HERE / "helpers.py", directory)
         fresh = execute(nbformat.from_dict(committed.copy()), directory)
+        for figure in pathlib.Path(directory, "figures").glob("*.png"):
+            if not (HERE / "figures" / figure.name).exists():
+                yield f"figures/{figure.name} is not committed"
     yield from (f"fast run: {fault}" for fault in faults_of(fresh))
     for old, new in zip(code_cells(committed), code_cells(fresh), strict=True):
         if shape(old) != shape(new):
