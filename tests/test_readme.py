@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import optax_ftml
 
+FILES = pathlib.Path(__file__).parent / "data" / "mxnet_files"
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 MEMORY = re.findall(
@@ -18,7 +20,11 @@ MEMORY = re.findall(
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[:40])
-def test_code_runs(block):
+def test_code_runs(block, tmp_path, monkeypatch):
+    # The files of an MXNet job that one of the blocks reads.
+    shutil.copy(FILES / "2_plain_100.params", tmp_path / "net.params")
+    shutil.copy(FILES / "2_plain_100_trainer.states", tmp_path / "net.states")
+    monkeypatch.chdir(tmp_path)
     namespace = {"optax_ftml": optax_ftml, "optax": optax}
     exec(compile(block, "README.md", "exec"), namespace)
 
