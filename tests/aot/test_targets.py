@@ -77,7 +77,7 @@ def test_h100_copies_in_the_textbook_recursion():
     textbook = report(test_fusion_report.textbook(), "h100", "gpt2")
     assert textbook.copies == 148
     assert textbook.temporary_bytes > 150e6
-    assert textbook.state_bytes_per_parameter == 12
+    assert textbook.state_bytes_per_parameter == pytest.approx(12)
 
 
 def test_h100_runs_sgd_in_one_kernel_a_leaf():
