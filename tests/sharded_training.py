@@ -93,6 +93,17 @@ def run_jit(optimizer, axis_type):
     }
 
 
+def run_report(optimizer):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    params = jax.device_put(jnp.ones((64, 4)), NamedSharding(mesh, P("x")))
+    report = optax_ftml.fusion_report(optimizer, params)
+    return {
+        "collectives": report.collectives,
+        "parameters": report.parameters,
+        "device_parameters": report.device_parameters,
+    }
+
+
 def run_shard_map(optimizer):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     params = initial()
@@ -123,13 +134,15 @@ def values(params):
 
 def one_process():
     jax.config.update("jax_num_cpu_devices", 8)
-    results = {"single": {}, "auto": {}, "explicit": {}, "shard_map": {}}
+    ways = ("single", "auto", "explicit", "shard_map", "report")
+    results = {way: {} for way in ways}
     for form, optimizer in FORMS.items():
         step, params = jax.jit(make_step(optimizer)), initial()
         params, _ = train(step, params, optimizer.init(params))
         results["single"][form] = {"params": values(params)}
         results["auto"][form] = run_jit(optimizer, AxisType.Auto)
         results["explicit"][form] = run_jit(optimizer, AxisType.Explicit)
+        results["report"][form] = run_report(optimizer)
         if form != "chain":  # A device's norm is that of its shards alone.
             results["shard_map"][form] = run_shard_map(optimizer)
     return results

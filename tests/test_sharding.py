@@ -70,6 +70,18 @@ def test_a_training_run_compiles_once(results, way, form):
     assert results[way][form]["compilations"] == 1
 
 
+@pytest.mark.parametrize(
+    ("form", "collectives"),
+    [("delta", []), ("leader", []), ("chain", [["all-reduce", 4]])],
+)
+def test_devices_communicate_the_norm_alone(results, form, collectives):
+    assert results["report"][form] == {
+        "collectives": collectives,
+        "parameters": 256,
+        "device_parameters": 32,
+    }
+
+
 def test_two_processes_equal_one(results):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
