@@ -16,9 +16,7 @@ import numpy as np
 
 def _arrays(shapes, scale):
     rng = np.random.default_rng(0)
-    return [
-        scale * rng.standard_normal(shape, dtype=np.float32) for shape in shapes
-    ]
+    return [scale * rng.random(shape, dtype=np.float32) for shape in shapes]
 
 
 def jax_steps(shapes, group):
@@ -53,7 +51,8 @@ def jax_steps(shapes, group):
             )
             for name, optimizer in optimizers.items()
         }
-    grads = [jnp.asarray(x) for x in _arrays(shapes, 1e-2)]
+    grads = [jnp.array(x) for x in _arrays(shapes, 1e-2)]
+    initial = _arrays(shapes, 1.0)
 
     def make(optimizer):
         def step(params, state, grads):
@@ -61,7 +60,7 @@ def jax_steps(shapes, group):
             return optax.apply_updates(params, updates), state
 
         step = jax.jit(step, donate_argnums=(0, 1))
-        params = [jnp.asarray(x) for x in _arrays(shapes, 1.0)]
+        params = [jnp.array(x) for x in initial]
         carry = [params, optimizer.init(params)]
 
         def run():
@@ -86,12 +85,13 @@ def jax_steps(shapes, group):
 def torch_steps(shapes, group):
     import torch
 
+    initial, grads = _arrays(shapes, 1.0), _arrays(shapes, 1e-2)
+    grads = [torch.from_numpy(x) for x in grads]
+
     def make(kind, chain):
         params = [
-            torch.nn.Parameter(torch.from_numpy(x))
-            for x in _arrays(shapes, 1.0)
+            torch.nn.Parameter(torch.from_numpy(x.copy())) for x in initial
         ]
-        grads = [torch.from_numpy(x) for x in _arrays(shapes, 1e-2)]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         optimizer = kind(params)

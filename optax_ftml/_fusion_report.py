@@ -179,15 +179,16 @@ def fusion_report(
     params = jax.tree.map(lambda x: _struct(x, target), params)
     state = jax.eval_shape(optimizer.init, params)
     replicated = _replicated(params)
-    state = optax.tree_map_params(
-        optimizer,
-        lambda x, p: _shard(
-            x, p.sharding if x.shape == p.shape else replicated
-        ),
-        state,
-        params,
-        transform_non_params=lambda x: _shard(x, replicated),
-    )
+    if replicated is not None:
+        state = optax.tree_map_params(
+            optimizer,
+            lambda x, p: _shard(
+                x, p.sharding if x.shape == p.shape else replicated
+            ),
+            state,
+            params,
+            transform_non_params=lambda x: _shard(x, replicated),
+        )
     donated, treedef = jax.tree.flatten((params, state))
     grads = jax.tree.leaves(params)
 
