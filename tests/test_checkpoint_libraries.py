@@ -1,0 +1,99 @@
+"""Orbax and flax.serialization take the states there and back exactly."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+
+import optax_ftml
+
+OPTIMIZERS = {
+    "delta": lambda: optax_ftml.ftml(0.01),
+    "leader": lambda: optax_ftml.ftml(0.01, prox=optax_ftml.prox.l1(0.1)),
+    "low": lambda: optax.chain(
+        optax_ftml.ftml(0.01, accumulator_dtype=jnp.bfloat16),
+        optax_ftml.stochastic_rounding(),
+    ),
+    "master": lambda: optax_ftml.with_master_params(
+        optax.inject_hyperparams(optax_ftml.ftml)(0.01)
+    ),
+}
+
+
+def _run(optimizer, params, state, steps):
+    for t in steps:
+        grads = jax.tree.map(
+            lambda p, t=t: jnp.asarray(
+                np.random.default_rng(t).normal(size=p.shape), p.dtype
+            ),
+            params,
+        )
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def _orbax(tree, like, directory):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / "one", tree)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(directory / "one", like)
+
+
+def _orbax_async(tree, like, directory):
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        manager.save(3, args=ocp.args.StandardSave(tree))
+        manager.wait_until_finished()
+        return manager.restore(3, args=ocp.args.StandardRestore(like))
+
+
+def _flax(tree, like, directory):
+    path = directory / "state.msgpack"
+    path.write_bytes(serialization.to_bytes(tree))
+    return serialization.from_bytes(like, path.read_bytes())
+
+
+@pytest.mark.parametrize("way", [_orbax, _orbax_async, _flax])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_goes_on_as_if_nothing_had_happened(name, way, tmp_path):
+    optimizer = OPTIMIZERS[name]()
+    start = {
+        "w": jnp.ones((4, 3), jnp.bfloat16),
+        "b": [jnp.zeros(3), jnp.ones((), jnp.bfloat16)],
+    }
+    halfway = _run(optimizer, start, optimizer.init(start), range(2))
+    like = jax.tree.map(jnp.zeros_like, halfway)
+    restored = way(halfway, like, tmp_path)
+    chex.assert_trees_all_equal(restored, halfway)
+    chex.assert_trees_all_equal_dtypes(restored, halfway)
+    chex.assert_trees_all_equal(
+        _run(optimizer, *restored, range(2, 4)),
+        _run(optimizer, *halfway, range(2, 4)),
+    )
+
+
+def test_saved_on_eight_devices_and_restored_on_four(tmp_path):
+    def run(command, devices):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        return subprocess.run(
+            [sys.executable, "-m", "tests.orbax_sharded", command, tmp_path],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            cwd=pathlib.Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout.split()
+
+    saved, restored = run("save", 8), run("restore", 4)
+    assert [saved[0], restored[0]] == ["8", "4"]
+    assert saved[1] == restored[1]
