@@ -60,6 +60,11 @@ def main():
             checkpointer.save(directory / "1", (params, state))
             checkpointer.wait_until_finished()
         else:
+            # The scalars too belong to all the devices from now on.
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            state = jax.tree.map(
+                lambda x: x if x.ndim else jax.device_put(x, everywhere), state
+            )
             params, state = checkpointer.restore(
                 directory / "1", (params, state)
             )

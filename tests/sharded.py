@@ -2,7 +2,6 @@
 
 import sys
 
-import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,12 @@ def test_sharded_equals_unsharded(seed, make, dtype, specs, learning_rate):
     sharded = test_properties.run_jitted(
         make, shard(params), [shard(g) for g in grads], settings
     )
-    chex.assert_trees_all_equal(after, jax.device_get(sharded))
+    # To the last places, where loops of other lengths round another way; a
+    # rounding at random then goes to the other neighbour.
+    ulps = 12 if make is test_properties.low else 4
+    test_properties.assert_close(
+        jax.device_get(sharded), after, params, settings, ulps
+    )
 
 
 if __name__ == "__main__":

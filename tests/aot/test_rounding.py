@@ -1,0 +1,45 @@
+"""What XLA makes of both roundings at random, of bfloat16 parameters."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_ftml
+from tests.aot import test_targets
+
+OPTIMIZER = optax.chain(
+    optax_ftml.ftml(1e-3, accumulator_dtype=jnp.bfloat16),
+    optax_ftml.stochastic_rounding(),
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "devices"),
+    [
+        ("tpu:v5e:2x2", "gpt2", 1),
+        ("tpu:v5e:4x2", "mlp", 8),
+        ("tpu:v5e:16x16", "llama3-70b", 256),
+    ],
+)
+def test_tpu_runs_one_kernel_a_leaf_and_sends_nothing(target, name, devices):
+    report = test_targets.report(OPTIMIZER, target, name, jnp.bfloat16, devices)
+    assert report.kernels == report.fusions == report.leaves
+    assert report.collectives == ()
+    # Of a leaf, or of a device's part of one, there is no copy.
+    assert report.copies == 0
+    assert report.temporary_bytes < 64 * 1024
+    assert report.state_bytes_per_parameter == pytest.approx(2, rel=1e-3)
+    # Parameter and v are read and written, the gradient is read.
+    assert report.moved_bytes_per_parameter == pytest.approx(10, rel=1e-2)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_h100_sends_nothing_and_moves_ten_bytes(devices):
+    report = test_targets.report(
+        OPTIMIZER, "h100", "mlp", jnp.bfloat16, devices
+    )
+    assert report.collectives == ()
+    assert report.copies == 0
+    # Besides a kernel a leaf, what does not depend on all of its axes.
+    assert report.temporary_bytes < 64 * 1024
+    assert report.moved_bytes_per_parameter == pytest.approx(10, rel=2e-2)
