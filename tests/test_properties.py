@@ -102,9 +102,11 @@ def assert_close(a, b, params, settings, ulps=16):
     def check(a, b, p):
         a, b, p = (np.asarray(x) for x in (a, b, p))
         assert a.dtype == b.dtype
-        eps = float(jnp.finfo(a.dtype).eps)
+        info = jnp.finfo(a.dtype)
+        eps, tiny = float(info.eps), float(info.tiny)
         a, b, p = (x.astype(np.complex128) for x in (a, b, p))
         size = np.abs(p) + np.abs(b) + float(settings["learning_rate"])
+        size = np.maximum(size, tiny)  # Below, the gaps are as wide.
         assert np.all(np.abs(a - b) <= ulps * eps * size), (a, b)
 
     jax.tree.map(check, a, b, params)
