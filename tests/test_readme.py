@@ -25,7 +25,8 @@ def test_code_runs(block, tmp_path, monkeypatch):
     shutil.copy(FILES / "2_plain_100.params", tmp_path / "net.params")
     shutil.copy(FILES / "2_plain_100_trainer.states", tmp_path / "net.states")
     monkeypatch.chdir(tmp_path)
-    namespace = {"optax_ftml": optax_ftml, "optax": optax}
+    namespace = {"jax": jax, "jnp": jnp, "optax": optax}
+    namespace["optax_ftml"] = optax_ftml
     exec(compile(block, "README.md", "exec"), namespace)
 
 
@@ -41,6 +42,9 @@ OPTIMIZERS = {
     "`optax_ftml.ftml`, delta form": optax_ftml.ftml(),
     "`optax_ftml.ftml`, leader form": optax_ftml.ftml(
         prox=optax_ftml.prox.non_negative()
+    ),
+    "`ftml(accumulator_dtype=jnp.bfloat16)`": optax_ftml.ftml(
+        accumulator_dtype=jnp.bfloat16
     ),
     "`optax.rmsprop`": optax.rmsprop(0.1),
     "`optax.adam`, `optax.adamw`": optax.adamw(0.1),
