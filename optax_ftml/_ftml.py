@@ -36,6 +36,13 @@ class ScaleByFtmlState(NamedTuple):
         count: Number of updates so far; shape (), int32.
         v: Moving average of |g|^2; a tree like the parameters, real, at least
             float32 unless `accumulator_dtype` says otherwise.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> state = optax_ftml.scale_by_ftml().init(jnp.ones(2))
+        >>> print(state.count, state.v)
+        0 [0. 0.]
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -61,6 +68,18 @@ class FtmlLeaderState(NamedTuple):
         v_correction: 1 - b2^t; 1 before the first update.
         eps: The last step's `eps`.
         eps_root: The last step's `eps_root`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> optimizer = optax_ftml.ftml(0.5, prox=optax_ftml.prox.box(-1, 1))
+        >>> params = jnp.array([0.9, 0.0])
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(-jnp.ones(2), state, params)
+        >>> print([f"{x:.2f}" for x in params + updates])
+        ['1.00', '0.50']
+        >>> print([f"{x:.2f}" for x in state.leader])
+        ['1.40', '0.50']
     """
 
     count: jax.Array  # type: ignore[assignment]

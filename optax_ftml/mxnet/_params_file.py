@@ -74,6 +74,16 @@ def save_params(
 
     Raises:
         ValueError: MXNet has no such dtype.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = f"{directory}/net.params"
+        ...     mxnet.save_params(path, {"bias": np.ones(2, "float32")})
+        ...     print(mxnet.load_params(path))
+        {'bias': array([1., 1.], dtype=float32)}
     """
     names = list(arrays) if isinstance(arrays, Mapping) else []
     values = [

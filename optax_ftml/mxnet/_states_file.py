@@ -104,6 +104,18 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         ValueError: It is not such a file or is corrupted, names something
             else, has a sparse array or one of an unknown dtype, or is another
             optimizer's; the error says which entry or field.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> slots = mxnet.FtmlSlots(*np.ones((3, 2), "float32"))
+        >>> states = mxnet.UpdaterStates({0: slots}, 7, {"beta1": 0.5})
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     mxnet.save_states(f"{directory}/net.states", states)
+        ...     loaded = mxnet.load_states(f"{directory}/net.states")
+        >>> print(loaded.slots[0].z, loaded.num_update, loaded.options["beta1"])
+        [1. 1.] 7 0.5
     """
     data = pathlib.Path(path).read_bytes()
     with _params_file.corrupted(path, "a file of MXNet FTML states"):
