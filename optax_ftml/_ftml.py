@@ -171,16 +171,14 @@ def scale_by_ftml(
         _checks.check_like("updates", updates, state.v)
         count = optax.safe_increment(state.count)
         scale = (1 - b1) / _one_minus_power(b1, count)
-        v_correction = _one_minus_power(b2, count)
+        metric = (1 / _one_minus_power(b2, count), eps, eps_root)
         # Below float32's normal numbers XLA may take it for 0.
         has_eps = (
             isinstance(eps, numbers.Real) and eps >= np.finfo(np.float32).tiny
         )
         v = jax.tree.map(lambda g, v: _next_v(g, v, 1 - b2), updates, state.v)
         updates = jax.tree.map(
-            lambda g, v: _direction(
-                g, v, scale, v_correction, eps, eps_root, has_eps
-            ),
+            lambda g, v: _direction(g, v, scale, metric, has_eps),
             updates,
             v,
         )
@@ -339,50 +337,75 @@ def ftml(
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        count = optax.safe_increment(state.count)
-        lr = jnp.asarray(
+        lr = (
             learning_rate(state.count)
             if callable(learning_rate)
             else learning_rate
         )
-        b1_correction = _one_minus_power(b1, count)
-        v_correction = _one_minus_power(b2, count)
-
-        def step_size(v):
-            denominator = _denominator(v, v_correction, eps, eps_root)
-            return lr.astype(v.dtype) / _zero_to_inf(denominator)
-
-        def next_leader(g, v, leader, theta, step_size):
-            theta = jnp.asarray(theta, leader.dtype)
-            last_d = state.d_scale.astype(step_size.dtype) * _denominator(
-                _widen(v, step_size),
-                state.v_correction,
-                state.eps,
-                state.eps_root,
-            )
-            pull = (1 - b1) * _widen(g, v) + b1 * last_d * (theta - leader)
-            d_inverse = step_size / b1_correction.astype(step_size.dtype)
-            return (theta - d_inverse * pull).astype(leader.dtype)
-
-        v = jax.tree.map(lambda g, v: _next_v(g, v, 1 - b2), updates, state.v)
-        step_sizes = jax.tree.map(step_size, v)
-        leader = jax.tree.map(
-            next_leader, updates, state.v, state.leader, params, step_sizes
+        # What the last step left is read before its place is written to.
+        last_scale, *last_metric = _in_turn(
+            b1 * state.d_scale, 1 / state.v_correction, *state[5:]
         )
+        count = optax.safe_increment(state.count)
+        rate = lr / _one_minus_power(b1, count)
+        v_correction = _one_minus_power(b2, count)
+        _, rate, d_scale, v_correction, *metric = _in_turn(
+            *(last_metric[-1], rate, jnp.where(rate == 0, 0, 1 / rate)),
+            *(v_correction, 1 / v_correction, eps, eps_root),
+        )
+
+        def next_leader(g, v, leader, theta):
+            return _next_leader(
+                *(g, v, leader, theta, 1 - b1, 1 - b2),
+                *(rate, metric, last_scale, last_metric),
+            )
+
+        leader = jax.tree.map(
+            next_leader, updates, state.v, state.leader, params
+        )
+        v = jax.tree.map(
+            lambda g, v, leader: _next_v(g, _after(v, leader), 1 - b2),
+            *(updates, state.v, leader),
+        )
+        step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
-        updates = jax.tree.map(_update_to, target, params, updates)
+        updates = jax.tree.map(
+            lambda x, v, theta, g: _update_to(_after(x, v), theta, g),
+            *(target, v, params, updates),
+        )
         return updates, FtmlLeaderState(
-            count=count,
-            v=_stochastic_rounding.cast_like(v, state.v, seed, count),
-            leader=leader,
-            d_scale=jnp.asarray(b1_correction / _zero_to_inf(lr), float),
-            v_correction=jnp.asarray(v_correction, float),
-            eps=jnp.asarray(eps, float),
-            eps_root=jnp.asarray(eps_root, float),
+            count,
+            _stochastic_rounding.cast_like(v, state.v, seed, count),
+            leader,
+            d_scale,
+            v_correction,
+            *metric[1:],
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _after(x, y):
+    """Returns x, which XLA then computes after y.
+
+    It would copy what y is made from first, if x were to be written in its
+    place. XLA takes the choice to depend on y; LLVM, which knows that it is
+    always x, leaves it out.
+    """
+    never = (y == y) & (y != y)
+    return jnp.where(never, -1, x)
+
+
+def _in_turn(*scalars):
+    """Returns the scalars, each after the one before, and so in one kernel.
+
+    The barrier keeps XLA from computing them again in the kernel of each leaf.
+    """
+    scalars = [jnp.asarray(x, float) for x in scalars]
+    for i in range(1, len(scalars)):
+        scalars[i] = _after(scalars[i], scalars[i - 1])
+    return jax.lax.optimization_barrier(scalars)
 
 
 def _one_minus_power(decay, count):
@@ -405,18 +428,37 @@ def _next_v(g, v, one_minus_b2):
 
 
 @functools.partial(jax.jit, static_argnames="has_eps")
-def _direction(g, v, scale, v_correction, eps, eps_root, has_eps):
-    denominator = _denominator(v, v_correction, eps, eps_root)
+def _direction(g, v, scale, metric, has_eps):
+    denominator = _denominator(v, *metric)
     if not has_eps:
         denominator = _zero_to_inf(denominator)
     return (scale.astype(v.dtype) * _widen(g, v) / denominator).astype(g.dtype)
 
 
-def _denominator(v, v_correction, eps, eps_root):
-    v_correction, eps, eps_root = (
-        jnp.asarray(x, v.dtype) for x in (v_correction, eps, eps_root)
+@jax.jit
+def _next_leader(
+    g, v, leader, theta, one_minus_b1, one_minus_b2, rate, metric, *last
+):
+    theta = jnp.asarray(theta, leader.dtype)
+    denominator = _denominator(_next_v(g, v, one_minus_b2), *metric)
+    v = v.astype(denominator.dtype)
+    last_scale, last_metric = last
+    last_d = last_scale.astype(v.dtype) * _denominator(v, *last_metric)
+    pull = one_minus_b1 * _widen(g, v) + last_d * (theta - leader)
+    step = rate.astype(v.dtype) * pull / _zero_to_inf(denominator)
+    return (theta - step).astype(leader.dtype)
+
+
+@jax.jit
+def _step_size(v, lr, metric):
+    return jnp.asarray(lr, v.dtype) / _zero_to_inf(_denominator(v, *metric))
+
+
+def _denominator(v, v_scale, eps, eps_root):
+    v_scale, eps, eps_root = (
+        jnp.asarray(x, v.dtype) for x in (v_scale, eps, eps_root)
     )
-    return jnp.sqrt(v / v_correction + eps_root) + eps
+    return jnp.sqrt(v * v_scale + eps_root) + eps
 
 
 def _zero_to_inf(denominator):
@@ -437,9 +479,10 @@ def _update_to(target, theta, g):
     theta = theta.astype(target.dtype)
     target = _round_to(target, dtype)
     delta = _round_to(target - theta, g.dtype)
-    beyond = jnp.sign(_round_to(theta + delta, dtype) - target)
+    reached = _round_to(theta + delta, dtype)
+    is_beyond = jnp.where(delta > 0, reached > target, reached < target)
     shorter = delta * (1 - jnp.finfo(g.dtype).eps)
-    return jnp.where(beyond == jnp.sign(delta), shorter, delta).astype(g.dtype)
+    return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
 
 
 def _round_to(x, dtype):

@@ -108,6 +108,20 @@ def test_delta_form_keeps_one_slot(dtype, state_bytes):
     assert report.copies == 0
 
 
+@pytest.mark.parametrize(
+    "prox", [optax_ftml.prox.box(-1, 1), optax_ftml.prox.elastic_net(0.1, 0.1)]
+)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_leader_form_copies_no_array(prox, weight_decay):
+    optimizer = optax.chain(
+        optax.add_decayed_weights(weight_decay), optax_ftml.ftml(prox=prox)
+    )
+    report = optax_ftml.fusion_report(optimizer, structs())
+    assert report.kernels <= 9
+    assert report.copies == 0
+    assert report.temporary_bytes < 4 * 128, "the smallest leaf"
+
+
 def test_copy_is_counted():
     def update(updates, state, params=None):
         del params
