@@ -344,35 +344,48 @@ def ftml(
         )
         # What the last step left is read before its place is written to.
         last_scale, *last_metric = _in_turn(
-            b1 * state.d_scale, 1 / state.v_correction, *state[5:]
+            b1 * state.d_scale,
+            1 / state.v_correction,
+            state.eps,
+            state.eps_root,
         )
         count = optax.safe_increment(state.count)
         rate = lr / _one_minus_power(b1, count)
         v_correction = _one_minus_power(b2, count)
         _, rate, d_scale, v_correction, *metric = _in_turn(
-            *(last_metric[-1], rate, jnp.where(rate == 0, 0, 1 / rate)),
-            *(v_correction, 1 / v_correction, eps, eps_root),
+            last_metric[-1],
+            rate,
+            jnp.where(rate == 0, 0, 1 / rate),
+            v_correction,
+            1 / v_correction,
+            eps,
+            eps_root,
         )
-
-        def next_leader(g, v, leader, theta):
-            return _next_leader(
-                *(g, v, leader, theta, 1 - b1, 1 - b2),
-                *(rate, metric, last_scale, last_metric),
-            )
-
+        scalars = 1 - b1, 1 - b2, rate, metric, last_scale, last_metric
         leader = jax.tree.map(
-            next_leader, updates, state.v, state.leader, params
+            lambda g, v, leader, theta: _next_leader(
+                g, v, leader, theta, *scalars
+            ),
+            updates,
+            state.v,
+            state.leader,
+            params,
         )
         v = jax.tree.map(
             lambda g, v, leader: _next_v(g, _after(v, leader), 1 - b2),
-            *(updates, state.v, leader),
+            updates,
+            state.v,
+            leader,
         )
         step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
         updates = jax.tree.map(
             lambda x, v, theta, g: _update_to(_after(x, v), theta, g),
-            *(target, v, params, updates),
+            target,
+            v,
+            params,
+            updates,
         )
         return updates, FtmlLeaderState(
             count,
@@ -437,12 +450,20 @@ def _direction(g, v, scale, metric, has_eps):
 
 @jax.jit
 def _next_leader(
-    g, v, leader, theta, one_minus_b1, one_minus_b2, rate, metric, *last
+    g,
+    v,
+    leader,
+    theta,
+    one_minus_b1,
+    one_minus_b2,
+    rate,
+    metric,
+    last_scale,
+    last_metric,
 ):
     theta = jnp.asarray(theta, leader.dtype)
     denominator = _denominator(_next_v(g, v, one_minus_b2), *metric)
     v = v.astype(denominator.dtype)
-    last_scale, last_metric = last
     last_d = last_scale.astype(v.dtype) * _denominator(v, *last_metric)
     pull = one_minus_b1 * _widen(g, v) + last_d * (theta - leader)
     step = rate.astype(v.dtype) * pull / _zero_to_inf(denominator)
