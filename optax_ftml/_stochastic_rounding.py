@@ -176,18 +176,23 @@ def _to_bfloat16(x, words):
 
 def _random_words(seed, count, tree, path, shape):
     """Returns random uint32, the same for the same arguments."""
-    leaf = zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
+    leaf = jnp.uint32(
+        zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
+    )
 
-    def threefry(position):
+    def threefry(shape, start=0):
         # What jax.random is made of, as a function of the position alone: it
-        # fuses, and each device computes its own part. Key and counter are two
-        # words each, which must be alike for vmap: hence the additions.
+        # fuses, and each device computes its own part. Both words of the key
+        # have to be alike for vmap: hence the zeros. A leaf counts from a
+        # number of its own lest XLA write out what two leaves would share.
         key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (seed, count))
+        position = jax.lax.iota(jnp.uint32, math.prod(shape))
+        position = (position + (leaf + jnp.uint32(start))).reshape(shape)
         return random.threefry2x32_p.bind(
-            key,
-            key + jnp.uint32(leaf),
-            jnp.full(position.shape, step),
-            position + step,
+            key + leaf + 0 * step,
+            step + 0 * key,
+            position,
+            jnp.zeros_like(position),
         )
 
     def products():
@@ -197,28 +202,12 @@ def _random_words(seed, count, tree, path, shape):
         # because the columns' words are and an odd factor loses nothing;
         # between rows because the addends are: any two are independent.
         rows = (*shape[:-1], 1)
-        factor, addend = threefry(_position(rows))
-        column, _ = threefry(math.prod(rows) + _position(shape[-1:]))
+        factor, addend = threefry(rows)
+        column, _ = threefry(shape[-1:], start=math.prod(rows))
         words = (factor | 1) * column + addend
         # The lowest bits of products are the least random.
         return jnp.reshape(words ^ (words >> 16), shape)
 
     return jax.lax.platform_dependent(
-        cpu=products,
-        # XLA's TPU compiler makes no kernel of its own of a reshaped iota, nor
-        # does its GPU compiler of a whole array when it is given a sum.
-        tpu=lambda: threefry(_position(shape))[0],
-        default=lambda: threefry(_summed_position(shape))[0],
+        cpu=products, default=lambda: threefry(shape)[0]
     )
-
-
-def _position(shape):
-    return jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-
-
-def _summed_position(shape):
-    position = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
-        stride = jnp.uint32(math.prod(shape[axis + 1 :]))
-        position += stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return position
