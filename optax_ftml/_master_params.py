@@ -18,6 +18,15 @@ class MasterParamsState(NamedTuple):
             `optax.MaskedNode()` in place of each of the others; a tree like
             the parameters.
         inner_state: The inner optimizer's state, for parameters in `dtype`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import optax_ftml
+        >>> optimizer = optax_ftml.with_master_params(optax.sgd(0.1))
+        >>> state = optimizer.init(jnp.ones(2, jnp.bfloat16))
+        >>> state.master
+        Array([1., 1.], dtype=float32)
     """
 
     master: optax.Params

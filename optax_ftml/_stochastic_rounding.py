@@ -17,6 +17,12 @@ class StochasticRoundingState(NamedTuple):
 
     Attributes:
         count: Number of updates so far; shape (), int32.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> optax_ftml.stochastic_rounding().init(jnp.ones(2, jnp.bfloat16))
+        StochasticRoundingState(count=Array(0, dtype=int32))
     """
 
     count: jax.Array  # type: ignore[assignment]

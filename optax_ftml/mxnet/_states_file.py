@@ -24,6 +24,13 @@ class FtmlSlots(NamedTuple):
         v: Moving average of the squared gradients.
         z: Minus the metric times the leader.
         weight: The float32 copy of the parameter in multi-precision, or None.
+
+    Examples:
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> slots = mxnet.FtmlSlots(d=np.ones(2), v=np.ones(2), z=-np.ones(2))
+        >>> -slots.z / slots.d  # the leader
+        array([1., 1.])
     """
 
     d: np.ndarray
@@ -42,6 +49,14 @@ class UpdaterStates(NamedTuple):
         options: Arguments for :func:`optax_ftml.mxnet.ftml`; None from a file
             without the optimizer. `lr_mult` and `wd_mult` are by MXNet's
             indices or names until :meth:`with_paths`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> slots = mxnet.FtmlSlots(d=np.ones(2), v=np.ones(2), z=-np.ones(2))
+        >>> states = mxnet.UpdaterStates({0: slots}, num_update=100)
+        >>> list(states.with_paths({0: "dense/kernel"}).slots)
+        ['dense/kernel']
     """
 
     slots: dict[Key, FtmlSlots]
