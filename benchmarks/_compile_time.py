@@ -20,6 +20,7 @@ def main():
             1e-3, prox=optax_ftml.prox.box(-10.0, 10.0)
         ),
         "adam": optax.adam(1e-3),
+        "sgd": optax.sgd(1e-3),
     }
     for name in list(optimizers):
         optimizers[f"{name}, chain"] = optax.chain(
