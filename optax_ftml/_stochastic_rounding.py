@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend import random
 
@@ -182,9 +183,7 @@ def _to_bfloat16(x, words):
 
 def _random_words(seed, count, tree, path, shape):
     """Returns random uint32, the same for the same arguments."""
-    leaf = jnp.uint32(
-        zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
-    )
+    leaf = zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
 
     def threefry(shape, start=0):
         # What jax.random is made of, as a function of the position alone: it
@@ -193,9 +192,10 @@ def _random_words(seed, count, tree, path, shape):
         # number of its own lest XLA write out what two leaves would share.
         key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (seed, count))
         position = jax.lax.iota(jnp.uint32, math.prod(shape))
-        position = (position + (leaf + jnp.uint32(start))).reshape(shape)
+        position += np.uint32((leaf + start) % 2**32)
+        position = position.reshape(shape)
         return random.threefry2x32_p.bind(
-            key + leaf + 0 * step,
+            key + np.uint32(leaf) + 0 * step,
             step + 0 * key,
             position,
             jnp.zeros_like(position),
