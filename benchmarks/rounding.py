@@ -31,14 +31,13 @@ def generator(impl):
     return mock.patch.object(_stochastic_rounding, "_random_words", words)
 
 
-def compiled_step(optimizer, size, generator=None):
+def compiled_step(optimizer, size):
     """Returns a function that runs one donated step in bfloat16."""
 
     def step(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    # Two arrays of their own: what is donated is gone.
     params, grads = (jnp.ones((size, size), jnp.bfloat16) for _ in range(2))
     carry = [params, optimizer.init(params)]
     step = jax.jit(step, donate_argnums=(0, 1)).lower(*carry, grads)

@@ -361,11 +361,9 @@ def ftml(
             eps,
             eps_root,
         )
-        scalars = 1 - b1, 1 - b2, rate, metric, last_scale, last_metric
+        scalars = (1 - b1, 1 - b2, rate, metric, last_scale, last_metric)
         leader = jax.tree.map(
-            lambda g, v, leader, theta: _next_leader(
-                g, v, leader, theta, *scalars
-            ),
+            lambda *arrays: _next_leader(*arrays, *scalars),
             updates,
             state.v,
             state.leader,
@@ -402,18 +400,19 @@ def ftml(
 def _after(x, y):
     """Returns x, which XLA then computes after y.
 
-    It would copy what y is made from first, if x were to be written in its
-    place. XLA takes the choice to depend on y; LLVM, which knows that it is
-    always x, leaves it out.
+    Where x is written in the place of something that y reads, XLA copies that
+    first unless it knows of an order. It takes the choice here to depend on y;
+    LLVM, which sees that it is always x, leaves it out.
     """
     never = (y == y) & (y != y)
     return jnp.where(never, -1, x)
 
 
 def _in_turn(*scalars):
-    """Returns the scalars, each after the one before, and so in one kernel.
+    """Returns the scalars, each after the one before.
 
-    The barrier keeps XLA from computing them again in the kernel of each leaf.
+    XLA's GPU compiler puts what depends on each other into one kernel. The
+    barrier keeps it from computing them again in the kernel of each leaf.
     """
     scalars = [jnp.asarray(x, float) for x in scalars]
     for i in range(1, len(scalars)):

@@ -167,6 +167,18 @@ def save_states(
     Raises:
         ValueError: A learning-rate schedule that is not MXNet's, or options
             without a number of updates.
+
+    Examples:
+        >>> import pathlib
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from optax_ftml import mxnet
+        >>> slots = mxnet.FtmlSlots(*np.ones((3, 2), "float32"))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = pathlib.Path(directory, "net.states")
+        ...     mxnet.save_states(path, mxnet.UpdaterStates({0: slots}))
+        ...     print(mxnet.load_states(path).slots[0].v)
+        [1. 1.]
     """
     order = order or (states.options or {}).get("order", "2.x")
     slots: Any = {
