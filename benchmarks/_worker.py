@@ -19,9 +19,7 @@ def _arrays(shapes, scale):
     return [scale * rng.random(shape, dtype=np.float32) for shape in shapes]
 
 
-def jax_steps(shapes, group):
-    import jax
-    import jax.numpy as jnp
+def jax_optimizers(group):
     import optax
 
     import optax_ftml
@@ -44,13 +42,21 @@ def jax_steps(shapes, group):
         "chain": optax.clip_by_global_norm(1.0),
         "scaled": optax.stateless(project),
     }
-    if group in clips:
-        optimizers = {
-            name: optax.chain(
-                clips[group], optax.add_decayed_weights(1e-4), optimizer
-            )
-            for name, optimizer in optimizers.items()
-        }
+    if group not in clips:
+        return optimizers
+    return {
+        name: optax.chain(
+            clips[group], optax.add_decayed_weights(1e-4), optimizer
+        )
+        for name, optimizer in optimizers.items()
+    }
+
+
+def jax_steps(shapes, group):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
     grads = [jnp.array(x) for x in _arrays(shapes, 1e-2)]
     initial = _arrays(shapes, 1.0)
 
@@ -68,7 +74,10 @@ def jax_steps(shapes, group):
 
         return run
 
-    steps = {name: make(optimizer) for name, optimizer in optimizers.items()}
+    steps = {
+        name: make(optimizer)
+        for name, optimizer in jax_optimizers(group).items()
+    }
     if group == "alone":
         negate = jax.jit(
             lambda x: jax.tree.map(jnp.negative, x), donate_argnums=0
