@@ -6,10 +6,10 @@ prints a table of the bytes moved a parameter and of the temporaries, for the
 tree of 68 M parameters; with XLA_FLAGS set, as the flags make them.
 """
 
-import _trees
-import _worker
 import jax
 import jax.numpy as jnp
+from parts import trees
+from parts import worker
 
 import optax_ftml
 
@@ -17,11 +17,11 @@ import optax_ftml
 def main():
     params = [
         jax.ShapeDtypeStruct(shape, jnp.float32)
-        for shape in _trees.transformer()
+        for shape in trees.transformer()
     ]
     print("| step | moved B/param | temporaries [MB] |\n|---|--:|--:|")
     for group in ("alone", "chain", "scaled"):
-        optimizers = _worker.jax_optimizers(group)
+        optimizers = worker.jax_optimizers(group)
         for name in ("ftml", "ftml, box", "adam"):
             report = optax_ftml.fusion_report(optimizers[name], params)
             print(

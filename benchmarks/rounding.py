@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_ftml
-from optax_ftml import _stochastic_rounding
+from optax_ftml._precision import _stochastic_rounding
 
 
 def generator(impl):

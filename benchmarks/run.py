@@ -19,12 +19,12 @@ import statistics
 import subprocess
 import sys
 
-import _trees
 from matplotlib import figure
+from parts import trees
 
 HERE = pathlib.Path(__file__).parent
 FUSE = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
-PARTS = [*_trees.TREES, "compile", "growth"]
+PARTS = [*trees.TREES, "compile", "growth"]
 GROUPS = {
     "alone": "Alone",
     "chain": "After clip_by_global_norm and add_decayed_weights",
@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, label, python, library, tree, group, flags=""):
         self.label = label
         self.process = subprocess.Popen(
-            [python, str(HERE / "_worker.py"), library, tree, group],
+            [python, str(HERE / "worker.py"), library, tree, group],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -68,7 +68,9 @@ def _environment(flags=""):
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [root, str(HERE), os.environ.get("PYTHONPATH", "")]
+        ),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
     }
 
@@ -114,7 +116,7 @@ def _machine():
 
 def _json(script, *args):
     output = subprocess.run(
-        [sys.executable, str(HERE / script), *map(str, args)],
+        [sys.executable, str(HERE / "parts" / script), *map(str, args)],
         check=True,
         capture_output=True,
         text=True,
@@ -132,7 +134,7 @@ def table(results):
         "the bytes that the step can't do without.",
     ]
     for tree, groups in results["steps"].items():
-        size = sum(math.prod(shape) for shape in _trees.TREES[tree]())
+        size = sum(math.prod(shape) for shape in trees.TREES[tree]())
         copy = groups["alone"]["copy"] / LEAST["copy"]
         for group, medians in groups.items():
             lines += ["", f"### {tree}. {GROUPS[group]}", ""]
@@ -231,11 +233,11 @@ def main():
     results |= {"machine": _machine(), "rounds": args.rounds}
     for part in args.parts:
         if part == "compile":
-            results[part] = _json("_compile_time.py", args.leaves, 3)
+            results[part] = _json("compile_time.py", args.leaves, 3)
         elif part == "growth":
             sizes = [1e3, 1e4, 1e5, 1e6, 1e7, 5e7, 1e8, 2e8]
             sizes = [size for size in sizes if size <= args.largest]
-            seconds = _json("_growth.py", sizes, args.rounds)
+            seconds = _json("growth.py", sizes, args.rounds)
             results[part] = {"sizes": sizes, "seconds": seconds}
         else:
             results["steps"][part] = {

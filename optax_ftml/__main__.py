@@ -8,12 +8,12 @@ from collections.abc import Sequence
 # Name: (module, extra of this package that it needs, help).
 _COMMANDS = {
     "demo": (
-        "optax_ftml._demo",
+        "optax_ftml._demo._command",
         "demo",
         "train a small network on handwritten digits with FTML and its peers",
     ),
     "report": (
-        "optax_ftml._report",
+        "optax_ftml._report._command",
         "aot",
         "say what XLA makes of one step of an optimizer, on any device",
     ),

@@ -86,7 +86,13 @@ def test_saved_on_eight_devices_and_restored_on_four(tmp_path):
     def run(command, devices):
         flags = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.run(
-            [sys.executable, "-m", "tests.orbax_sharded", command, tmp_path],
+            [
+                sys.executable,
+                "-m",
+                "tests.programs.orbax_sharded",
+                command,
+                tmp_path,
+            ],
             env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
             cwd=pathlib.Path(__file__).parents[1],
             stdout=subprocess.PIPE,

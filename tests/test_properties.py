@@ -231,7 +231,7 @@ def test_sharded_equals_unsharded():
     max_examples = str(hypothesis.settings().max_examples)
     flags = "--xla_force_host_platform_device_count=8"
     subprocess.run(
-        [sys.executable, "-m", "tests.sharded", max_examples],
+        [sys.executable, "-m", "tests.programs.sharded", max_examples],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         cwd=pathlib.Path(__file__).parents[1],
         check=True,

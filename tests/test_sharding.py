@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parent / "sharded_training.py"
+SCRIPT = pathlib.Path(__file__).parent / "programs" / "sharded_training.py"
 
 
 def start(*args):

@@ -17,7 +17,8 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml import _master_params
+from optax_ftml import _leader
+from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 
 _ORDERS = ("1.x", "2.x")
@@ -245,7 +246,7 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
     counting = (
         _ftml.ScaleByFtmlState,
-        _ftml.FtmlLeaderState,
+        _leader.FtmlLeaderState,
         optax.ScaleByScheduleState,
     )
     return jax.tree.map(

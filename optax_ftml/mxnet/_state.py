@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 from optax_ftml import _ftml
-from optax_ftml import _master_params
+from optax_ftml import _leader
+from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
 
-_FTML_STATES = (_ftml.ScaleByFtmlState, _ftml.FtmlLeaderState)
+_FTML_STATES = (_ftml.ScaleByFtmlState, _leader.FtmlLeaderState)
 
 
 def state_from_mxnet(
@@ -107,12 +108,12 @@ def state_from_mxnet(
                 for path in _by_path(v):
                     _check_leader(path, slots[path], weights[path])
                 return node._replace(v=v)
-            case _ftml.FtmlLeaderState():
+            case _leader.FtmlLeaderState():
                 return node._replace(
                     v=like(node.v, lambda path: slots[path].v),
                     leader=like(
                         node.leader,
-                        lambda path: _leader(slots[path], weights[path]),
+                        lambda path: _leader_of(slots[path], weights[path]),
                     ),
                     **_scalars(states, [slots[p] for p in _by_path(node.v)]),
                 )
@@ -301,7 +302,7 @@ def _weight(slots, weight):
     return np.asarray(weight if slots.weight is None else slots.weight)
 
 
-def _leader(slots, weight):
+def _leader_of(slots, weight):
     """Returns -z / d, and the weights where no update has been."""
     moved = slots.d != 0
     d = np.where(moved, slots.d, 1)
@@ -311,7 +312,7 @@ def _leader(slots, weight):
 def _check_leader(path, slots, weight):
     weight = np.asarray(weight)
     tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
-    error = np.max(np.abs(_leader(slots, weight) - weight), initial=0)
+    error = np.max(np.abs(_leader_of(slots, weight) - weight), initial=0)
     if not error <= tolerance * np.max(np.abs(weight), initial=0):
         raise ValueError(
             f"params must be the weights that states belong to, but {path!r} "

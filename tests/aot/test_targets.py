@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml import _report
-from tests import test_fusion_report
+from optax_ftml._report import _command
+from tests.report import test_fusion_report
 
 FORMS = {
     "delta": optax_ftml.ftml(),
@@ -31,8 +31,8 @@ def chain(optimizer):
 
 def params(name, dtype=jnp.float32, devices=1):
     return jax.tree.map(
-        lambda shape: _report._param(shape, dtype, devices),
-        _report.PARAMS[name](),
+        lambda shape: _command._param(shape, dtype, devices),
+        _command.PARAMS[name](),
         is_leaf=lambda x: isinstance(x, tuple),
     )
 

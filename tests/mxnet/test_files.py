@@ -14,9 +14,9 @@ import pytest
 
 import optax_ftml
 from optax_ftml import mxnet
-from tests import mxnet_network
+from tests.programs import mxnet_network
 
-FILES = pathlib.Path(__file__).parent / "data" / "mxnet_files"
+FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
 NAMES = dict(enumerate(mxnet_network.NAMES))
 KINDS = ["plain", "multi_precision"]
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml import _stochastic_rounding
+from optax_ftml._precision import _stochastic_rounding
 
 DRAWS = 1_000_000
 LOW = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}

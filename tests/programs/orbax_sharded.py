@@ -1,6 +1,6 @@
 """Saves or goes on from a sharded Orbax checkpoint: a process of its own.
 
-python -m tests.orbax_sharded save|restore DIRECTORY
+python -m tests.programs.orbax_sharded save|restore DIRECTORY
 """
 
 import hashlib

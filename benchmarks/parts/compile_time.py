@@ -4,10 +4,10 @@ import json
 import sys
 import time
 
-import _trees
 import jax
 import jax.numpy as jnp
 import optax
+from parts import trees
 
 import optax_ftml
 
@@ -32,7 +32,7 @@ def main():
     for count in counts:
         params = [
             jax.ShapeDtypeStruct(shape, jnp.float32)
-            for shape in _trees.many_leaves(count)
+            for shape in trees.many_leaves(count)
         ]
         for _ in range(rounds):
             for name, optimizer in optimizers.items():

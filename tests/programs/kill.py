@@ -1,6 +1,6 @@
 """Kills training processes with SIGKILL, and compares how they end.
 
-    python -m tests.kill --kills 100
+    python -m tests.programs.kill --kills 100
 
 A process trains a bfloat16 network with both roundings, saving after every
 step as the demo does after every epoch. It is killed, half of the times at any
@@ -52,7 +52,7 @@ def train(directory: pathlib.Path, steps: int) -> None:
     import optax
 
     import optax_ftml
-    from optax_ftml import _checkpoint
+    from optax_ftml._demo import _checkpoint
 
     optimizer = optax.chain(
         optax_ftml.ftml(0.01, accumulator_dtype=jnp.bfloat16),
@@ -134,11 +134,11 @@ def run(directory: pathlib.Path, kills: int, seed: int) -> Outcome:
 def _start(directory, steps):
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "tests.kill"),
+            *(sys.executable, "-m", "tests.programs.kill"),
             *("--train", directory, "--steps", str(steps)),
         ],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        cwd=pathlib.Path(__file__).parents[1],
+        cwd=pathlib.Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
     )

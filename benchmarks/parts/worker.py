@@ -10,8 +10,8 @@ import argparse
 import sys
 import time
 
-import _trees
 import numpy as np
+from parts import trees
 
 
 def _arrays(shapes, scale):
@@ -159,7 +159,7 @@ def main():
     parser.add_argument("group")
     args = parser.parse_args()
     make = {"jax": jax_steps, "torch": torch_steps, "mxnet": mxnet_steps}
-    steps = make[args.library](_trees.TREES[args.tree](), args.group)
+    steps = make[args.library](trees.TREES[args.tree](), args.group)
     print(";".join(steps), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()

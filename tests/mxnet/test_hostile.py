@@ -15,7 +15,7 @@ import pytest
 
 from optax_ftml import mxnet
 
-FILES = pathlib.Path(__file__).parent / "data" / "mxnet_files"
+FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
 HUGE = 2**40
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import optax_ftml
 from optax_ftml import mxnet
-from tests import mxnet_settings
+from tests.programs import mxnet_settings
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
 def _recorded(run):

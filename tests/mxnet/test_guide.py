@@ -8,7 +8,7 @@ import numpy as np
 
 from optax_ftml import mxnet
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = ROOT / "tests" / "data" / "mxnet_files"
 
 

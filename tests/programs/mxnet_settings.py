@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from optax_ftml import mxnet
-from tests import mxnet_runs
+from tests.programs import mxnet_runs
 
 STEPS = 50
 RECORD = [1, 2, 5, 10, 20, 30, 40, 50]
@@ -23,7 +23,7 @@ PARAMS = (
 
 
 def random_setting(seed):
-    """Returns a setting as tests/mxnet_runs.py wants it.
+    """Returns a setting as tests/programs/mxnet_runs.py wants it.
 
     Left out is what MXNet cannot do: a learning rate of 0, by which it
     divides. With parameters in float64 the numbers are multiples of 1/1024:

@@ -1,9 +1,9 @@
 """Records the trajectories of FTML in real MXNet that the tests compare with.
 
-    python -m tests.data.record_mxnet --mxnet1 python3.10 --mxnet2 python3.8
+    python -m tests.programs.record_mxnet --mxnet1 python3.10 --mxnet2 python3.8
 
 writes mxnet_trajectories_*.npz beside this file, given an interpreter with
-MXNet 1.9.1 and one with MXNet 2.0.0b1 (see tests/mxnet_runs.py).
+MXNet 1.9.1 and one with MXNet 2.0.0b1 (see tests/programs/mxnet_runs.py).
 """
 
 import argparse
@@ -12,9 +12,9 @@ import pathlib
 
 import numpy as np
 
-from tests import mxnet_runs
+from tests.programs import mxnet_runs
 
-DATA = pathlib.Path(__file__).parent
+DATA = pathlib.Path(__file__).parents[1] / "data"
 
 SHAPES = {"weight": [3, 4], "bias": [7], "kernel": [2, 3, 1, 2], "scale": [1]}
 RECORD = [1, 2, 3, 5, 10, *range(20, 201, 10)]
@@ -50,7 +50,7 @@ TRAJECTORIES = [
 
 
 def settings():
-    """Returns them as tests/mxnet_runs.py wants them."""
+    """Returns them as tests/programs/mxnet_runs.py wants them."""
     return [
         {
             "options": options,

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml import _hlo
-from optax_ftml import _report
+from optax_ftml._report import _command
+from optax_ftml._report import _hlo
 
 SHAPES = [(64, 32), (128,), (8, 8, 8)]
 SIZE = sum(map(lambda shape: jnp.zeros(shape).size, SHAPES))
@@ -231,7 +231,7 @@ def test_missing_compiler_names_the_extra(monkeypatch):
 )
 def test_built_in_trees_have_the_published_sizes(name, leaves, size):
     shapes = jax.tree.leaves(
-        _report.PARAMS[name](), is_leaf=lambda x: isinstance(x, tuple)
+        _command.PARAMS[name](), is_leaf=lambda x: isinstance(x, tuple)
     )
     params = [jax.ShapeDtypeStruct(shape, jnp.int8) for shape in shapes]
     assert len(params) == leaves

@@ -1,6 +1,6 @@
 """Compares `optax_ftml.mxnet` with live MXNet, in full.
 
-    python -m tests.verify_mxnet --environments DIRECTORY
+    python -m tests.programs.verify_mxnet --environments DIRECTORY
 
 needs a directory with two virtual environments, "mxnet1" with MXNet 1.9.1 and
 "mxnet2" with MXNet 2.0.0b1, or makes them there if it finds python3.10 and
@@ -19,13 +19,13 @@ import tempfile
 import numpy as np
 
 from optax_ftml import mxnet
-from tests import mxnet_network
-from tests import mxnet_runs
-from tests import mxnet_settings
-from tests import test_mxnet_files
-from tests import test_mxnet_guide
+from tests.mxnet import test_files
+from tests.mxnet import test_guide
+from tests.programs import mxnet_network
+from tests.programs import mxnet_runs
+from tests.programs import mxnet_settings
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 FILES = DATA / "mxnet_files"
 SAMPLED_UPDATES = sorted(
     {*range(1, 10), *(int(1.4**i) for i in range(28)), *range(700, 10_001, 700)}
@@ -125,7 +125,7 @@ def verify_networks(python1, python2):
     for version, python in ((1, python1), (2, python2)):
         for kind in ("plain", "multi_precision"):
             with tempfile.TemporaryDirectory() as directory:
-                params, states = test_mxnet_files.ours_at_100(version, kind)
+                params, states = test_files.ours_at_100(version, kind)
                 paths = [
                     pathlib.Path(directory, name)
                     for name in ("net.params", "net.states", "result.npz")
@@ -154,7 +154,7 @@ def verify_networks(python1, python2):
 
 def verify_guide(python2):
     """Runs the migration guide's scripts, one after the other."""
-    of_mxnet, of_jax, transposed = test_mxnet_guide.guide_scripts()
+    of_mxnet, of_jax, transposed = test_guide.guide_scripts()
     with (
         tempfile.TemporaryDirectory() as directory,
         contextlib.chdir(directory),

@@ -3,7 +3,7 @@
 This file needs NumPy alone to be imported, and MXNet 1.9.1 or 2.0.0b1 (and so
 Python 3.8 to 3.10) to be run:
 
-    python3.10 tests/mxnet_runs.py SETTINGS.json RESULTS.npz
+    python3.10 tests/programs/mxnet_runs.py SETTINGS.json RESULTS.npz
 
 A setting is a dict with the keys
 

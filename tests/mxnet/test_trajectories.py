@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import optax_ftml
-from tests import mxnet_runs
+from tests.programs import mxnet_runs
 
-DATA = pathlib.Path(__file__).parent / "data"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
 def _chain(order, options):

@@ -20,7 +20,7 @@ from flax import nnx
 from matplotlib import figure
 
 import optax_ftml
-from optax_ftml import _checkpoint
+from optax_ftml._demo import _checkpoint
 
 # The learning rates are the optimizers' usual ones.
 _OPTIMIZERS: dict[

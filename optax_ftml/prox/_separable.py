@@ -1,16 +1,4 @@
-r"""Proximal maps for :func:`optax_ftml.ftml`.
-
-Each function here returns an ``f(leader, step_size)`` that takes a tree of
-leaders and a tree of elementwise step sizes :math:`s` and returns, leaf by
-leaf, the parameters
-
-.. math::
-    \operatorname{prox}(\ell, s) = \arg\min_\theta\; R(\theta)
-        + \tfrac{1}{2} \sum_i (\theta_i - \ell_i)^2 / s_i .
-
-A strength or a bound is a number, an array that broadcasts against every leaf,
-or a tree like the parameters (or a prefix of it) of these.
-"""
+"""Proxes of what is a sum over coordinates: bounds, L1, elastic net."""
 
 from typing import Any
 
@@ -18,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from optax_ftml import _checks
-from optax_ftml import _ftml
+from optax_ftml import _leader
 
 
-def box(lower: Any, upper: Any) -> _ftml.Prox:
+def box(lower: Any, upper: Any) -> _leader.Prox:
     r"""Projects onto :math:`\text{lower} \le \theta \le \text{upper}`.
 
     Args:
@@ -56,7 +44,7 @@ def box(lower: Any, upper: Any) -> _ftml.Prox:
     return f
 
 
-def non_negative() -> _ftml.Prox:
+def non_negative() -> _leader.Prox:
     r"""Projects onto :math:`\theta \ge 0`.
 
     Returns:
@@ -72,7 +60,7 @@ def non_negative() -> _ftml.Prox:
     return box(0.0, jnp.inf)
 
 
-def l1(strength: Any) -> _ftml.Prox:
+def l1(strength: Any) -> _leader.Prox:
     r"""Soft-thresholds, for :math:`R(\theta) = \text{strength} \|\theta\|_1`.
 
     Args:
@@ -95,7 +83,7 @@ def l1(strength: Any) -> _ftml.Prox:
     return _shrink(strength, 0.0)
 
 
-def elastic_net(l1: Any, l2: Any) -> _ftml.Prox:
+def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
     r"""Soft-thresholds and shrinks, for L1 and L2 penalties together.
 
     .. math::

@@ -1,4 +1,7 @@
-"""Sharded equals unsharded, on eight devices: python -m tests.sharded 2000."""
+"""Sharded equals unsharded, on eight devices.
+
+python -m tests.programs.sharded 2000
+"""
 
 import sys
 

@@ -1,13 +1,13 @@
 """Trains a small network with FTML in MXNet, and saves it in all its ways.
 
-Like tests/mxnet_runs.py this needs NumPy alone to be imported, and MXNet to be
-run, which writes the files of one version of MXNet into a directory:
+Like mxnet_runs.py this needs NumPy alone to be imported, and MXNet to be run,
+which writes the files of one version of MXNet into a directory:
 
-    python3.10 tests/mxnet_network.py record DIRECTORY
+    python3.10 tests/programs/mxnet_network.py record DIRECTORY
 
 or goes on with training from files that others have written:
 
-    python3.10 tests/mxnet_network.py resume KIND PARAMS STATES RESULT
+    python3.10 tests/programs/mxnet_network.py resume KIND PARAMS STATES RESULT
 
 where the kind is "plain" or "multi_precision".
 """

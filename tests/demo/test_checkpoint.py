@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from optax_ftml import __main__
-from optax_ftml import _checkpoint
-from tests import kill
+from optax_ftml._demo import _checkpoint
+from tests.programs import kill
 
 TREE = {
     "w": jnp.linspace(-1, 1, 64, dtype=jnp.bfloat16).reshape(8, 8),

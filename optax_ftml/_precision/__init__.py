@@ -1,0 +1,1 @@
+"""Low precision: rounding at random, and full-precision copies."""

@@ -1,0 +1,1 @@
+"""The fusion report: what XLA makes of one step of an optimizer."""
