@@ -85,6 +85,18 @@ def check_master_dtype(dtype: Any) -> None:
         )
 
 
+def path_name(path: jax.tree_util.KeyPath) -> str:
+    """Returns how users spell a leaf's path: its keys, joined by "/".
+
+    A last attribute `value` is left out. That is how Flax NNX wraps each of
+    its parameters: an `nnx.Optimizer` gives init a tree with these wrappers and
+    update one without them, and a leaf has one name in both.
+    """
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def check_given(name: str, value: Any) -> None:
     """Raises if what update needs has been left out."""
     if value is None:
@@ -178,7 +190,7 @@ def _check_structure(name, tree, other_name, other):
 
 
 def _at(path) -> str:
-    return f"leaf '{jax.tree_util.keystr(path, simple=True, separator='/')}'"
+    return f"leaf '{path_name(path)}'"
 
 
 def check_strength(name: str, strength: Any) -> None:

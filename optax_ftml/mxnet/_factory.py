@@ -110,6 +110,7 @@ def ftml(
         lr_mult: Factors of the learning rate by parameter path (keys joined by
             "/") or pattern of paths (as in :mod:`fnmatch`). A path goes before
             patterns, a pattern before later ones. Without an entry it is 1.
+            Paths of Flax NNX's parameters do without their "/value".
         wd_mult: Factors of `wd`, likewise. Mind that MXNet 1.x gives those
             parameters 0 whose names end in neither "_weight" nor "_gamma" when
             it has their names from `param_idx2name`.
@@ -218,10 +219,7 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
         tree: Parameters, or a tree like them.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in leaves
-    ]
+    paths = [_checks.path_name(path) for path, _ in leaves]
     for pattern, factor in multipliers.items():
         if not isinstance(pattern, str):
             raise TypeError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_ftml import _checks
 from optax_ftml import _ftml
 from optax_ftml import _leader
 from optax_ftml._precision import _master_params
@@ -91,7 +92,7 @@ def state_from_mxnet(
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
-            path = _keystr(path)
+            path = _checks.path_name(path)
             if path not in slots:
                 raise ValueError(
                     f"states must have every parameter, got none for {path!r}."
@@ -368,14 +369,10 @@ def _nodes(state):
 
 def _by_path(tree):
     return {
-        _keystr(path): leaf
+        _checks.path_name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
 def _arrays(tree):
     return {path: np.asarray(leaf) for path, leaf in _by_path(tree).items()}
-
-
-def _keystr(path):
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import optax_ftml
 from optax_ftml import mxnet
@@ -169,6 +170,35 @@ def test_multipliers_are_by_path_or_pattern():
             ],
         },
     )
+
+
+def test_flax_nnx_paths_are_spelled_one_way():
+    """In `init` NNX wraps the parameters, so that paths end in "/value"."""
+
+    def run(**options):
+        model = nnx.Sequential(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+        optimizer = nnx.Optimizer(
+            model, mxnet.ftml(0.1, beta2=0.0, wd=1.0, **options), wrt=nnx.Param
+        )
+        before = nnx.to_pure_dict(nnx.state(model))
+        grads = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+        grads["layers"][0]["bias"] = nnx.Param(jnp.ones(1))
+        optimizer.update(model, grads)
+        after = nnx.to_pure_dict(nnx.state(model))
+        moves = jax.tree.map(jnp.subtract, after, before)["layers"][0]
+        return {name: abs(x.item()) for name, x in moves.items()}
+
+    def close(**expected):
+        return pytest.approx({"kernel": 0.1, "bias": 0.1} | expected, rel=1e-5)
+
+    assert run() == close()
+    for key in ("layers/0/bias", "*bias"):
+        assert run(lr_mult={key: 3.0}) == close(bias=0.3)
+        assert run(lr_mult={key: 0.0}) == close(bias=0.0)
+    for key in ("layers/0/kernel", "*kernel"):
+        assert run(wd_mult={key: 0.0}) == close(kernel=0.0)
+    with pytest.raises(ValueError, match="parameters are layers/0/bias, "):
+        run(lr_mult={"layers/1/bias": 0.0})
 
 
 def test_a_multiplier_of_zero_freezes():
