@@ -32,8 +32,8 @@ class ScaleByFtmlState(NamedTuple):
 
     Attributes:
         count: Number of updates so far; shape (), int32.
-        v: Moving average of |g|^2; a tree like the parameters, real, at least
-            float32 unless `accumulator_dtype` says otherwise.
+        v: Moving average of `abs(g)**2`; a tree like the parameters, real, at
+            least float32 unless `accumulator_dtype` says otherwise.
 
     Examples:
         >>> import jax.numpy as jnp

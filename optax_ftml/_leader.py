@@ -24,8 +24,8 @@ class FtmlLeaderState(NamedTuple):
 
     Attributes:
         count: Number of updates so far; shape (), int32.
-        v: Moving average of |g|^2; a tree like the parameters, real, at least
-            float32 unless `accumulator_dtype` says otherwise.
+        v: Moving average of `abs(g)**2`; a tree like the parameters, real, at
+            least float32 unless `accumulator_dtype` says otherwise.
         leader: The minimiser -z / d before the prox; a tree like the
             parameters, at least float32. Zeros, without a meaning, before the
             first update.

@@ -4,7 +4,7 @@
 ``mxnet.lr_scheduler``'s. `load_params` and `load_states` read what Gluon has
 saved, and `state_from_mxnet` makes it the state of an optimizer here;
 `state_to_mxnet`, `save_params` and `save_states` are the way back. None of it
-needs MXNet. MIGRATING.md goes through a whole script.
+needs MXNet. docs/coming_from_mxnet.md goes through a whole script.
 """
 
 from optax_ftml.mxnet._factory import ftml

@@ -10,11 +10,12 @@ from optax_ftml import mxnet
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = ROOT / "tests" / "data" / "mxnet_files"
+GUIDE = ROOT / "docs" / "coming_from_mxnet.md"
 
 
 def guide_scripts():
     """Returns the guide's blocks of Python, MXNet's first."""
-    text = (ROOT / "MIGRATING.md").read_text()
+    text = GUIDE.read_text()
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
@@ -47,6 +48,6 @@ OPTIONS = """
 
 
 def test_guide_lists_every_option():
-    text = (ROOT / "MIGRATING.md").read_text()
+    text = GUIDE.read_text()
     for option in OPTIONS.split():
         assert f"| `{option}" in text or f", `{option}`" in text

@@ -1,0 +1,69 @@
+"""The site's settings. Nothing here, and no page, needs a network."""
+
+import pathlib
+import shutil
+import sys
+
+import optax_ftml
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
+
+project = "optax-ftml"
+author = "The optax-ftml authors"
+copyright = author
+version = release = optax_ftml.__version__
+
+extensions = [
+    "external_references",
+    "myst_nb",
+    "sphinx-mathjax-offline",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "none"
+napoleon_attr_annotations = False
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+copybutton_exclude = ".linenos, .gp, .go"
+html_theme = "sphinx_book_theme"
+html_title = "optax-ftml"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {
+    "repository_url": "https://github.com/optax-ftml/optax-ftml",
+    "navbar_persistent": [],
+    "path_to_docs": "docs",
+    "show_navbar_depth": 1,
+    "use_download_button": False,
+    "use_repository_button": True,
+}
+
+
+def copy_notebooks(app):
+    """Puts the notebooks, with the outputs of their run, beside the pages."""
+    del app
+    source, target = HERE.parent / "notebooks", HERE / "notebooks"
+    target.mkdir(exist_ok=True)
+    for path in source.glob("*.ipynb"):
+        copy = target / path.name
+        if not copy.exists() or copy.read_bytes() != path.read_bytes():
+            shutil.copy(path, copy)
+
+
+def setup(app):
+    """Registers what this file adds to Sphinx."""
+    app.connect("builder-inited", copy_notebooks)
