@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_ftml import _checks
@@ -102,8 +103,9 @@ def ftml(
         rescale_grad: Multiplies the gradient, before all else. Gluon's
             ``trainer.step(batch_size)`` makes it 1 / batch_size.
         clip_gradient: Each element of the gradient is clipped to
-            [-clip_gradient, clip_gradient]. None, 0 and negative numbers do
-            not clip, as in MXNet 1.x and the fused step of 2.x.
+            [-clip_gradient, clip_gradient]. None, 0 and negative numbers,
+            injected ones too, do not clip, as in MXNet 1.x and the fused step
+            of 2.x.
         wd: Weight decay inside the gradient (L2).
         lr_scheduler: One of this module's schedulers. Any other optax schedule
             needs ``learning_rate=None``.
@@ -148,23 +150,21 @@ def ftml(
         [0.9 0.9]
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
-    _check_finite(rescale_grad=rescale_grad, wd=wd)
+    rescale_grad = _finite("rescale_grad", rescale_grad)
+    wd = _finite("wd", wd)
     if clip_gradient is not None:
-        _check_finite(clip_gradient=clip_gradient)
+        clip_gradient = _finite("clip_gradient", clip_gradient)
     if order not in _ORDERS:
         raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
     if not isinstance(begin_num_update, jax.Array) and (
-        not isinstance(begin_num_update, int) or begin_num_update < 0
+        not isinstance(begin_num_update, numbers.Integral)
+        or begin_num_update < 0
     ):
         raise ValueError(
             "begin_num_update must be an integer of at least 0, got "
             f"{begin_num_update!r}."
         )
-    no_clip = clip_gradient is None or (
-        isinstance(clip_gradient, numbers.Real) and clip_gradient <= 0
-    )
-    clip = optax.identity() if no_clip else optax.clip(clip_gradient)
-    decay = _decay(wd, wd_mult)
+    clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
     optimizer = optax.chain(
         optax.scale(rescale_grad),
         *((clip, decay) if order == "2.x" else (decay, clip)),
@@ -225,7 +225,7 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
             raise TypeError(
                 f"{name} must have parameter paths as keys, got {pattern!r}."
             )
-        _check_finite(**{f"{name}[{pattern!r}]": factor})
+        _finite(f"{name}[{pattern!r}]", factor)
         if not any(_matches(path, pattern) for path in paths):
             raise ValueError(
                 f"{name} must have keys that match a parameter, got "
@@ -260,6 +260,25 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
 
 def _matches(path, pattern):
     return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+def _clip(bound):
+    if bound is None:
+        return optax.identity()
+    if not isinstance(bound, jax.Array):
+        return optax.clip(bound) if bound > 0 else optax.identity()
+
+    def clip(updates, params):
+        del params
+        limit = jnp.where(bound > 0, jnp.asarray(bound, float), jnp.inf)
+        return jax.tree.map(
+            lambda g: jnp.clip(
+                g, -limit.astype(g.dtype), limit.astype(g.dtype)
+            ),
+            updates,
+        )
+
+    return optax.stateless(clip)
 
 
 def _decay(wd, wd_mult):
@@ -313,11 +332,14 @@ def _begin_at(optimizer, count):
     return optax.GradientTransformation(init_fn, optimizer.update)
 
 
-def _check_finite(**numbers_):
-    for name, value in numbers_.items():
-        if isinstance(value, jax.Array):
-            continue
-        if not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {value!r}.")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}.")
+def _finite(name, value):
+    """Returns a number, a Python one if it is known, or raises."""
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ndarray | np.generic) and value.shape == ():
+        value = value.item()
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    return value

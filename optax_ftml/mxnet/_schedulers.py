@@ -10,6 +10,8 @@ warm-up too. The formulas here are exact to a few units in the last place.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 from typing import Literal
 
@@ -51,8 +53,9 @@ class Scheduler:
             )
 
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
-        """Returns the learning rate after `count` updates, of shape ()."""
-        update = optax.safe_increment(jnp.asarray(count))
+        """Returns the learning rate after `count` updates, of its shape."""
+        count = jnp.asarray(count)
+        update = optax.safe_increment(count)
         return jnp.where(
             update < self.warmup_steps, self._warmup(update), self._decay(count)
         )
@@ -129,7 +132,7 @@ class FactorScheduler(Scheduler):
         _check_factor(self.factor)
 
     def _decay(self, count):
-        k = jnp.maximum(count - self.count, 0) // self.step
+        k = (jnp.maximum(count - self.count, 0) // self.step).astype(int)
         decayed = self.base_lr * _power(self.factor, k)
         return jnp.where(
             k == 0, self.base_lr, jnp.maximum(decayed, self.stop_factor_lr)
@@ -168,7 +171,7 @@ class MultiFactorScheduler(Scheduler):
         [1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
-    step: list[int]
+    step: Sequence[int]
     factor: float = 1
     base_lr: float = 0.01
     warmup_steps: int = 0
@@ -187,13 +190,13 @@ class MultiFactorScheduler(Scheduler):
             _check_int("step", step, 1)
             if step <= last:
                 raise ValueError(f"step must be increasing, got {self.step}.")
+        object.__setattr__(self, "step", tuple(self.step))
         _check_factor(self.factor)
 
     def _decay(self, count):
-        return optax.piecewise_constant_schedule(
-            self.base_lr,
-            dict.fromkeys(self.step[self.cur_step_ind :], self.factor),
-        )(count)
+        steps = self.step[self.cur_step_ind :]
+        k = sum((count >= step).astype(int) for step in steps)
+        return self.base_lr * _power(self.factor, k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,14 +318,17 @@ def _between(final_lr, base_lr, fraction):
 
 
 def _power(factor, k):
-    """Returns factor^k for an integer k, however far from 1.
+    """Returns factor^k for integers k of up to 32 bits, however far from 1.
 
     As a product over the base-16 digits of k of powers that are right: the
     rounding of `factor` to float32 would be magnified k times.
     """
-    digits = (k >> np.arange(0, 32, 4)) & 15
-    powers = float(factor) ** (16.0 ** np.arange(8)[:, None] * np.arange(16))
-    return jnp.prod(_float(powers)[np.arange(8), digits])
+
+    def of_digit(i):
+        powers = float(factor) ** (16.0**i * np.arange(16))
+        return _float(powers)[k >> 4 * i & 15]
+
+    return math.prod(of_digit(i) for i in range(8))
 
 
 def _float(x):

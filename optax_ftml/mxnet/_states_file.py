@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _ndarray
 from optax_ftml.mxnet import _params_file
+from optax_ftml.mxnet import _pickled_optimizer
 from optax_ftml.mxnet import _pickles
-from optax_ftml.mxnet import _schedulers
 
-Key = int | str
+Key = _pickled_optimizer.Key
 
 
 class FtmlSlots(NamedTuple):
@@ -145,7 +144,7 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         slots = {key: _slots(key, state) for key, state in states.items()}
         if optimizer is None:
             return UpdaterStates(slots)
-        return UpdaterStates(slots, *_num_update_and_options(optimizer, slots))
+        return UpdaterStates(slots, *_pickled_optimizer.read(optimizer, slots))
 
 
 def save_states(
@@ -192,7 +191,10 @@ def save_states(
     if states.options is not None:
         if states.num_update is None:
             raise ValueError("states must say how many updates there were.")
-        slots = (slots, _optimizer(states, order))
+        optimizer = _pickled_optimizer.make(
+            states.options, states.num_update, states.slots, order
+        )
+        slots = (slots, optimizer)
     pathlib.Path(path).write_bytes(
         _pickles.dumps(slots, np_shape=order == "2.x")
     )
@@ -247,203 +249,3 @@ def _array(value, entry):
     if array.dtype.kind != "f":
         raise ValueError(f"{entry} must be floating, got {array.dtype}")
     return array
-
-
-# MXNet's name of each number that is an option of ftml, and the option's.
-_NUMBERS = {
-    "lr": "learning_rate",
-    "beta1": "beta1",
-    "beta2": "beta2",
-    "epsilon": "epsilon",
-    "rescale_grad": "rescale_grad",
-    "clip_gradient": "clip_gradient",
-    "wd": "wd",
-    "begin_num_update": "begin_num_update",
-    "multi_precision": "multi_precision",
-}
-
-
-def _num_update_and_options(optimizer, slots):
-    if (
-        not isinstance(optimizer, _pickles.Object)
-        or optimizer.name not in _pickles.FTML
-    ):
-        raise ValueError("its optimizer must be FTML")
-    fields = optimizer.state
-    options = {
-        option: _number(fields, name, optional=name in ("lr", "clip_gradient"))
-        for name, option in _NUMBERS.items()
-    }
-    options["order"] = _pickles.FTML[optimizer.name]
-    scheduler = fields.get("lr_scheduler")
-    if scheduler is not None:
-        options["lr_scheduler"] = _scheduler(scheduler)
-        # MXNet has made it the scheduler's base already.
-        options["learning_rate"] = None
-    names = _dict(fields, "idx2name")
-    for field in ("lr_mult", "wd_mult"):
-        given = _dict(fields, field)
-        options[field] = {
-            key: _number(given, name)
-            for key in slots
-            for name in (key, names.get(key))
-            if name in given
-        }
-    return _num_update(fields), options
-
-
-def _num_update(fields):
-    counts = _dict(fields, "_all_index_update_counts") or {
-        0: _dict(fields, "_index_update_count")
-    }
-    numbers = {
-        _number(_dict(counts, device), key)
-        for device in counts
-        for key in _dict(counts, device)
-    } or {_number(fields, "num_update")}
-    if len(numbers) > 1:
-        raise ValueError(
-            "its parameters must have been updated equally often, got "
-            f"{sorted(numbers)} updates"
-        )
-    return numbers.pop()
-
-
-def _scheduler(value):
-    if (
-        not isinstance(value, _pickles.Object)
-        or value.name not in _pickles.SCHEDULERS
-    ):
-        raise ValueError("its lr_scheduler must be one of MXNet's")
-    fields = value.state
-    name = value.name.rpartition(".")[2]
-    arguments = {
-        argument: _number(fields, field)
-        for field, argument in (
-            *_WARMUP_FIELDS,
-            *_SCHEDULER_FIELDS[name],
-        )
-    }
-    if name == "MultiFactorScheduler":
-        steps = fields.get("step")
-        if type(steps) is not list:
-            raise ValueError("its scheduler's step must be a list")
-        arguments["step"] = steps
-    return getattr(_schedulers, name)(
-        **arguments, warmup_mode=fields.get("warmup_mode")
-    )
-
-
-# MXNet's name of each number of a scheduler, and ours.
-_WARMUP_FIELDS = [
-    ("base_lr", "base_lr"),
-    ("warmup_steps", "warmup_steps"),
-    ("warmup_begin_lr", "warmup_begin_lr"),
-    ("warmup_final_lr", "first_base_lr"),
-]
-_SCHEDULER_FIELDS = {
-    "FactorScheduler": [
-        ("step", "step"),
-        ("factor", "factor"),
-        ("stop_factor_lr", "stop_factor_lr"),
-        ("count", "count"),
-    ],
-    "MultiFactorScheduler": [
-        ("factor", "factor"),
-        ("cur_step_ind", "cur_step_ind"),
-    ],
-    "PolyScheduler": [
-        ("max_update", "max_update"),
-        ("power", "pwr"),
-        ("final_lr", "final_lr"),
-    ],
-    "CosineScheduler": [
-        ("max_update", "max_update"),
-        ("final_lr", "final_lr"),
-    ],
-}
-
-
-def _number(fields, name, optional=False):
-    value = fields.get(name)
-    if optional and value is None:
-        return None
-    if not isinstance(value, int | float):
-        raise ValueError(
-            f"its field {name!r} must be a number, got a {type(value).__name__}"
-        )
-    return value
-
-
-def _dict(fields, name):
-    value = fields.get(name, {})
-    if type(value) is not dict:
-        raise ValueError(
-            f"its field {name!r} must be a dict, got a {type(value).__name__}"
-        )
-    return value
-
-
-def _optimizer(states, order):
-    """Returns the FTML object that MXNet would have pickled."""
-    options = {**_factory.DEFAULTS, **states.options}
-    scheduler, learning_rate = (
-        None,
-        _factory.resolve_learning_rate(
-            options["learning_rate"], options["lr_scheduler"]
-        ),
-    )
-    if callable(learning_rate):
-        scheduler, learning_rate = learning_rate, None
-    options["learning_rate"] = learning_rate
-    counts = dict.fromkeys(states.slots, states.num_update)
-    is_1 = order == "1.x"
-    fields = {
-        **{name: _plain(options[option]) for name, option in _NUMBERS.items()},
-        "lr_scheduler": scheduler
-        and _scheduler_object(scheduler, states.num_update),
-        "lr_mult": dict(options["lr_mult"] or {}),
-        "wd_mult": dict(options["wd_mult"] or {}),
-        "num_update": states.num_update,
-        "_all_index_update_counts": {0: counts},
-        "_index_update_count": counts,
-        "aggregate_num": 0 if is_1 else 1,
-        "idx2name": {},
-        "sym_info": (),
-        "allow_np_array": True,
-        **({} if is_1 else {"use_fused_step": True}),
-    }
-    module = "mxnet.optimizer.optimizer" if is_1 else "mxnet.optimizer.ftml"
-    return _pickles.Object(f"{module}.FTML", state=fields)
-
-
-def _scheduler_object(scheduler, num_update):
-    if not isinstance(scheduler, _schedulers.Scheduler):
-        raise ValueError(
-            "lr_scheduler must be one of MXNet's to be written with the "
-            f"optimizer, got {scheduler!r}. states._replace(options=None) is "
-            "written without."
-        )
-    name = type(scheduler).__name__
-    fields = {
-        field: _plain(getattr(scheduler, argument))
-        for field, argument in (
-            *_WARMUP_FIELDS,
-            *_SCHEDULER_FIELDS[name],
-        )
-    }
-    fields["warmup_mode"] = scheduler.warmup_mode
-    match scheduler:
-        case _schedulers.MultiFactorScheduler():
-            fields.update(step=list(scheduler.step), count=0)
-        case _schedulers.PolyScheduler() | _schedulers.CosineScheduler():
-            fields["base_lr_orig"] = fields["warmup_final_lr"]
-            fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
-            # MXNet does not compute it again after that.
-            if num_update >= scheduler.max_update:
-                fields["base_lr"] = float(scheduler(num_update - 1))
-    return _pickles.Object(f"mxnet.lr_scheduler.{name}", state=fields)
-
-
-def _plain(number):
-    return number if isinstance(number, int | None) else float(number)

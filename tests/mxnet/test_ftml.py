@@ -1,8 +1,11 @@
 """MXNet's FTML by its own arguments, and its schedulers."""
 
+import dataclasses
+import inspect
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +80,46 @@ def test_schedulers_are_optax_schedules():
     last = jnp.iinfo(jnp.int32).max
     assert jax.jit(scheduler)(last) == scheduler(100) == 0
     assert mxnet.FactorScheduler(7, 0.9)(last) == jnp.float32(1e-8)
+
+
+SCHEDULERS = [
+    mxnet.FactorScheduler(3, 0.7, base_lr=0.5, warmup_steps=4),
+    mxnet.MultiFactorScheduler([2, 5, 90], 0.1, base_lr=0.5, warmup_steps=4),
+    mxnet.PolyScheduler(50, base_lr=0.5, warmup_steps=4),
+    mxnet.CosineScheduler(50, base_lr=0.5, final_lr=0.1),
+]
+
+
+@pytest.mark.parametrize(
+    "scheduler", SCHEDULERS, ids=lambda s: type(s).__name__
+)
+def test_schedulers_take_arrays_of_counts(scheduler):
+    counts = np.arange(120).reshape(2, 3, 20)
+    rates = scheduler(counts)
+    assert rates.shape == counts.shape
+    one_by_one = [scheduler(int(count)) for count in counts.flat]
+    for others in (
+        np.reshape(one_by_one, counts.shape),
+        jax.jit(scheduler)(counts),
+        jax.vmap(scheduler)(counts),
+    ):
+        np.testing.assert_allclose(others, rates, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scheduler", SCHEDULERS, ids=lambda s: type(s).__name__
+)
+def test_schedulers_are_values(scheduler):
+    same = dataclasses.replace(scheduler)
+    assert scheduler == same
+    assert len({scheduler, same, scheduler.with_base_lr(0.25)}) == 2
+
+
+def test_a_list_of_steps_is_a_value():
+    step = [1, 3]
+    scheduler = mxnet.MultiFactorScheduler(step, 0.5)
+    step.append(4)
+    assert scheduler == mxnet.MultiFactorScheduler((1, 3), 0.5)
 
 
 def _assert_moves(optimizer, steps):
@@ -230,6 +273,64 @@ def test_numbers_can_be_injected():
             updates["a"], -lr * 0.4 / (1 - 0.6**count), rtol=1e-5
         )
     assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize("order", ["1.x", "2.x"])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64]
+)
+def test_clip_gradient_clips_only_above_zero(order, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        grads = {"a": jnp.array([-3.0, 0.25, 900.0], dtype)}
+
+        def updates(make, bound):
+            # With this epsilon a step is proportional to the gradient.
+            optimizer = make(
+                epsilon=1e3, beta2=0.5, clip_gradient=bound, order=order
+            )
+            state = optimizer.init(grads)
+            return jax.jit(optimizer.update)(grads, state, grads)[0]["a"]
+
+        others = set(inspect.signature(mxnet.ftml).parameters)
+        injected = optax.inject_hyperparams(
+            mxnet.ftml, static_args=others - {"clip_gradient"}
+        )
+        unclipped, clipped = (updates(mxnet.ftml, b) for b in (None, 0.5))
+        assert unclipped[2] < 8 * clipped[2] < 0
+        assert unclipped.dtype == clipped.dtype == dtype
+        assert clipped[2] == -clipped[0]
+        for make, expected, bounds in [
+            (mxnet.ftml, unclipped, (0, -1.0, np.array(-1.0), np.float32(0))),
+            (mxnet.ftml, clipped, (np.array(0.5), np.float32(0.5))),
+            (injected, unclipped, (0.0, -1)),
+            (injected, clipped, (0.5,)),
+        ]:
+            for bound in bounds:
+                ours = updates(make, bound)
+                assert ours.dtype == dtype
+                np.testing.assert_allclose(
+                    *np.asarray([ours, expected], float), rtol=1e-6
+                )
+
+
+@pytest.mark.parametrize("kind", ["array", "injected"])
+def test_zero_dimensional_arrays_are_numbers(kind):
+    numbers = {"wd": 0.5, "rescale_grad": 2.0, "clip_gradient": 0.7}
+    params = {"a": jnp.ones(2)}
+
+    def updates(make, **options):
+        optimizer = make(beta2=0.5, begin_num_update=np.int64(3), **options)
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    make = optax.inject_hyperparams(mxnet.ftml, static_args="begin_num_update")
+    chex.assert_trees_all_close(
+        updates(
+            make if kind == "injected" else mxnet.ftml,
+            **{name: np.array(value) for name, value in numbers.items()},
+        ),
+        updates(mxnet.ftml, **numbers),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(
