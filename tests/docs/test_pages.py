@@ -1,0 +1,61 @@
+"""The site's code runs as it stands, and its table of memory is true.
+
+A page's blocks of Python share one namespace, in their order, as they do for
+who follows it. The page for those who come from MXNet has its test in
+tests/mxnet/test_guide.py, because its first script needs MXNet.
+"""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_ftml
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+BLOCKS = {
+    path.stem: re.findall(
+        r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
+    )
+    for path in sorted(DOCS.glob("*.md"))
+}
+PAGES = [
+    name for name in BLOCKS if BLOCKS[name] and name != "coming_from_mxnet"
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in BLOCKS[page]:
+        exec(compile(block, f"{page}.md", "exec"), namespace)
+
+
+OPTIMIZERS = {
+    "`optax_ftml.ftml`, delta form": optax_ftml.ftml(),
+    "`optax_ftml.ftml`, leader form": optax_ftml.ftml(
+        prox=optax_ftml.prox.non_negative()
+    ),
+    "`ftml(accumulator_dtype=jnp.bfloat16)`": optax_ftml.ftml(
+        accumulator_dtype=jnp.bfloat16
+    ),
+    "`optax.rmsprop`": optax.rmsprop(0.1),
+    "`optax.adam`, `optax.adamw`": optax.adamw(0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_memory(name):
+    page = (DOCS / "low_precision.md").read_text()
+    (row,) = re.findall(
+        rf"^\| {re.escape(name)} \| [\w, ]+ \| (\d+) \| (\d+)", page, re.M
+    )
+    for dtype, expected in zip((jnp.float32, jnp.bfloat16), row, strict=True):
+        params = jnp.ones(1000, dtype)
+        state = OPTIMIZERS[name].init(params)
+        nbytes = sum(x.nbytes for x in jax.tree.leaves(state))
+        assert nbytes // 1000 == int(expected)
