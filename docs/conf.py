@@ -23,7 +23,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
+default_role = "code"  # of single backticks in docstrings
 exclude_patterns = ["_build"]
+maximum_signature_line_length = 60
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -31,6 +33,7 @@ autodoc_typehints = "none"
 napoleon_attr_annotations = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]

@@ -82,10 +82,10 @@ def ftml(
 ) -> optax.GradientTransformationExtraArgs:
     """MXNet's ``mxnet.optimizer.FTML``, argument by argument.
 
-    The gradient of step t is, with ``order="2.x"`` and with ``order="1.x"``,
+    The gradient of step t is, with ``order="2.x"`` and with ``order="1.x"``::
 
-        clip(rescale_grad * g) + wd * theta,
-        clip(rescale_grad * g + wd * theta),
+        clip(rescale_grad * g) + wd * theta
+        clip(rescale_grad * g + wd * theta)
 
     and the step that follows is :func:`optax_ftml.ftml`'s. MXNet 1.x has
     another default learning rate, 0.01.
