@@ -91,11 +91,11 @@ def plot_band(ax, x, runs, **style):
     )
 
 
-def save(figure, name):
+def save(figure, name, dpi=100):
     """Writes the figure to figures/name.png beside the notebooks."""
     os.makedirs("figures", exist_ok=True)
     path = os.path.join("figures", f"{name}.png")
-    figure.savefig(path, bbox_inches="tight", dpi=100)
+    figure.savefig(path, bbox_inches="tight", dpi=dpi)
 
 
 def table(header, rows):

@@ -29,6 +29,7 @@ NAMES = [
     path.stem
     for name in (
         "quickstart",
+        "constraints",
         "what_ftml_is",
         "paper_experiments",
         "online_and_sparse",
