@@ -1,20 +1,83 @@
-r"""Proximal maps for :func:`optax_ftml.ftml`.
+r"""Proximal maps for :func:`optax_ftml.ftml`: constraints and penalties.
 
-Each function here returns an ``f(leader, step_size)`` that takes a tree of
-leaders and a tree of elementwise step sizes :math:`s` and returns, leaf by
-leaf, the parameters
+Each function here returns an ``f(leader, step_size)``. It takes a tree of
+leaders :math:`\ell` and a tree of elementwise step sizes :math:`s`, and returns
+the parameters
 
 .. math::
-    \operatorname{prox}(\ell, s) = \arg\min_\theta\; R(\theta)
-        + \tfrac{1}{2} \sum_i (\theta_i - \ell_i)^2 / s_i .
+    \theta = \arg\min_\theta\; R(\theta)
+        + \tfrac{1}{2} \sum_i (\theta_i - \ell_i)^2 / s_i ,
 
-A strength or a bound is a number, an array that broadcasts against every leaf,
-or a tree like the parameters (or a prefix of it) of these.
+where :math:`R` is a penalty, or 0 on a set and infinite outside. A leader that
+is in the set comes back as it is, bit for bit.
+
+``axis``, an int or a tuple, says of what the set or the penalty holds: of each
+slice of each leaf along these axes. With None it holds of all leaves together,
+as one vector.
+
+A strength, a bound or a radius is a number, an array that broadcasts (one a
+slice: against a leaf summed with ``keepdims``; else against every leaf), or a
+tree of these with the parameters' keys or the first of them.
+
+One's own prox is a function of the same two arguments. This one holds the mean
+of each column at 0, with the multiplier of that equation:
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax_ftml
+    >>> def centred(leader, step_size):
+    ...     def solve(x, s):
+    ...         top = jnp.max(s, axis=0, keepdims=True)
+    ...         s = jnp.where(top > 0, s / jnp.where(top > 0, top, 1), 1)
+    ...         mu = jnp.sum(x, 0, keepdims=True) / jnp.sum(s, 0, keepdims=True)
+    ...         return x - mu * s
+    ...     return jax.tree.map(solve, leader, step_size)
+    >>> print(centred(jnp.array([[3.0], [5.0]]), jnp.array([[3.0], [1.0]])))
+    [[-3.]
+     [ 3.]]
+    >>> optimizer = optax_ftml.ftml(0.01, prox=centred)
+
+A Euclidean prox or projection becomes one with :func:`in_metric`.
 """
 
+from optax_ftml.prox._affine import affine_set
+from optax_ftml.prox._by_path import by_path
+from optax_ftml.prox._in_metric import in_metric
+from optax_ftml.prox._not_convex import l2_sphere
+from optax_ftml.prox._not_convex import levels
+from optax_ftml.prox._not_convex import top_k
+from optax_ftml.prox._ordered import monotone
 from optax_ftml.prox._separable import box
 from optax_ftml.prox._separable import elastic_net
 from optax_ftml.prox._separable import l1
 from optax_ftml.prox._separable import non_negative
+from optax_ftml.prox._sets import box_section
+from optax_ftml.prox._sets import halfspace
+from optax_ftml.prox._sets import hyperplane
+from optax_ftml.prox._sets import l1_ball
+from optax_ftml.prox._sets import l2_ball
+from optax_ftml.prox._sets import simplex
+from optax_ftml.prox._structured import group_lasso
+from optax_ftml.prox._total_variation import total_variation
 
-__all__ = ["box", "elastic_net", "l1", "non_negative"]
+__all__ = [
+    "affine_set",
+    "box",
+    "box_section",
+    "by_path",
+    "elastic_net",
+    "group_lasso",
+    "halfspace",
+    "hyperplane",
+    "in_metric",
+    "l1",
+    "l1_ball",
+    "l2_ball",
+    "l2_sphere",
+    "levels",
+    "monotone",
+    "non_negative",
+    "simplex",
+    "top_k",
+    "total_variation",
+]

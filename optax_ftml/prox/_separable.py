@@ -2,15 +2,19 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from optax_ftml import _checks
 from optax_ftml import _leader
+from optax_ftml.prox import _checks
+from optax_ftml.prox import _slices
+from optax_ftml.prox._slices import each
 
 
 def box(lower: Any, upper: Any) -> _leader.Prox:
     r"""Projects onto :math:`\text{lower} \le \theta \le \text{upper}`.
+
+    .. math::
+        \theta = \operatorname{clip}(\ell,\ \text{lower},\ \text{upper})
 
     Args:
         lower: Lower bounds; -inf for none.
@@ -21,7 +25,9 @@ def box(lower: Any, upper: Any) -> _leader.Prox:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A lower bound above its upper bound, or a NaN.
+        ValueError: A lower bound above its upper bound, or a NaN; from the
+            prox, one of a wrong shape or structure.
+        TypeError: A bound that is not a number; from the prox, complex leaves.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -32,23 +38,25 @@ def box(lower: Any, upper: Any) -> _leader.Prox:
     """
     _checks.check_bounds(lower, upper)
 
-    def f(leader, step_size):
-        del step_size
-        return jax.tree.map(
-            lambda x, low, high: jnp.clip(x, low, high).astype(x.dtype),
-            leader,
-            _broadcast(lower, leader),
-            _broadcast(upper, leader),
-        )
+    def solve(own, lower, upper):
+        return each(jnp.clip, own.x, lower, upper)
 
-    return f
+    return _slices.by_slice(
+        "box", solve, (), numbers={"lower": lower, "upper": upper}
+    )
 
 
 def non_negative() -> _leader.Prox:
     r"""Projects onto :math:`\theta \ge 0`.
 
+    .. math::
+        \theta = \max(\ell, 0)
+
     Returns:
         A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        TypeError: From the prox, complex leaves.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -60,17 +68,26 @@ def non_negative() -> _leader.Prox:
     return box(0.0, jnp.inf)
 
 
-def l1(strength: Any) -> _leader.Prox:
+def l1(strength: Any, *, non_negative: bool = False) -> _leader.Prox:
     r"""Soft-thresholds, for :math:`R(\theta) = \text{strength} \|\theta\|_1`.
+
+    .. math::
+        \theta = \operatorname{sign}(\ell) \max(|\ell| - \text{strength}\, s, 0)
 
     Args:
         strength: At least 0, in units of the loss a unit of the parameter.
+        non_negative: Whether the parameters must be at least 0 as well; then
+            :math:`\theta = \max(\ell - \text{strength}\, s, 0)`.
 
     Returns:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A strength below 0 or NaN.
+        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
+            shape or structure.
+        TypeError: A strength that is not a number, a ``non_negative`` that is
+            not a bool; from the prox, complex leaves if they are to be at
+            least 0.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -79,15 +96,38 @@ def l1(strength: Any) -> _leader.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-2.  0.]
     """
-    _checks.check_strength("strength", strength)
-    return _shrink(strength, 0.0)
+    _checks.check_numbers("strength", strength, _checks.AT_LEAST_0)
+    if not isinstance(non_negative, bool):
+        raise TypeError(
+            f"non_negative must be True or False, got {non_negative!r}."
+        )
+
+    def solve(own, strength):
+        if non_negative:
+            return each(
+                lambda x, s, l1: jnp.maximum(x - l1 * s, 0),
+                own.x,
+                own.s,
+                strength,
+            )
+        return soft_threshold(own.x, own.s, strength)
+
+    return _slices.by_slice(
+        "l1",
+        solve,
+        (),
+        numbers={"strength": strength},
+        is_complex=not non_negative,
+    )
 
 
 def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
     r"""Soft-thresholds and shrinks, for L1 and L2 penalties together.
 
     .. math::
-        R(\theta) = l_1 \|\theta\|_1 + \tfrac{1}{2} l_2 \|\theta\|_2^2
+        R(\theta) &= l_1 \|\theta\|_1 + \tfrac{1}{2} l_2 \|\theta\|_2^2 \\
+        \theta &= \operatorname{sign}(\ell) \max(|\ell| - l_1 s, 0)
+            / (1 + l_2 s)
 
     Args:
         l1: At least 0, in units of the loss a unit of the parameter.
@@ -97,7 +137,9 @@ def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A strength below 0 or NaN.
+        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
+            shape or structure.
+        TypeError: A strength that is not a number.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -106,31 +148,31 @@ def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-1.  0.]
     """
-    _checks.check_strength("l1", l1)
-    _checks.check_strength("l2", l2)
-    return _shrink(l1, l2)
+    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0)
+    _checks.check_numbers("l2", l2, _checks.AT_LEAST_0)
 
-
-def _shrink(l1, l2):
-    def shrink(x, s, l1, l2):
-        kept = jnp.maximum(jnp.abs(x) - l1 * s, 0) / (1 + l2 * s)
-        return (jnp.sign(x) * kept).astype(x.dtype)
-
-    def f(leader, step_size):
-        return jax.tree.map(
-            shrink,
-            leader,
-            step_size,
-            _broadcast(l1, leader),
-            _broadcast(l2, leader),
+    def solve(own, l1, l2):
+        return each(
+            lambda x, s, l2: x / (1 + l2 * s),
+            soft_threshold(own.x, own.s, l1),
+            own.s,
+            l2,
         )
 
-    return f
-
-
-def _broadcast(prefix, tree):
-    return jax.tree.map(
-        lambda value, subtree: jax.tree.map(lambda _: value, subtree),
-        prefix,
-        tree,
+    return _slices.by_slice(
+        "elastic_net", solve, (), numbers={"l1": l1, "l2": l2}, is_complex=True
     )
+
+
+def soft_threshold(
+    x: _slices.Arrays, s: _slices.Arrays, strength: _slices.Arrays
+) -> _slices.Arrays:
+    """The prox of the L1 norm, leaf by leaf."""
+
+    def shrink(x, s, strength):
+        if jnp.iscomplexobj(x):
+            return jnp.sign(x) * jnp.maximum(jnp.abs(x) - strength * s, 0)
+        # A strength of 0 leaves every bit as it is.
+        return x - jnp.clip(x, -strength * s, strength * s)
+
+    return each(shrink, x, s, strength)

@@ -1,0 +1,216 @@
+"""What holds for slices: each leaf along axes, or all leaves as one vector.
+
+A set or penalty is written once, for lists of arrays, and with sums and maxima
+over a slice alone. For an `axis` the lists have the one leaf, and a sum keeps
+its axes; for None they have all leaves, and a sum is a scalar. No leaf is
+flattened, so that where it is sharded nothing but these sums is sent.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_ftml import _leader
+from optax_ftml.prox import _checks
+
+Arrays = list[jax.Array]
+
+
+def each(function: Callable, *lists: Arrays) -> Arrays:
+    """Maps over the leaves of a slice."""
+    return [function(*leaves) for leaves in zip(*lists, strict=True)]
+
+
+class Slice:
+    """Leaders and step sizes of slices, with sums over each.
+
+    Attributes:
+        x: The leaders, leaf by leaf.
+        s: Their step sizes, real.
+        axis: The axes of the slices; None for all leaves together.
+        dtype: The dtype of sums.
+        size: How many numbers a slice has.
+    """
+
+    def __init__(self, x: Arrays, s: Arrays, axis: Any):
+        self.x, self.s, self.axis = x, s, axis
+        self.dtype = functools.reduce(
+            np.promote_types, (_checks.real_dtype(leaf) for leaf in x)
+        )
+        self.size = sum(
+            leaf.size // max(self._reduced(leaf.shape), 1) for leaf in x
+        )
+
+    def axes(self, x: jax.Array) -> tuple[int, ...]:
+        """The axes of the slices of a leaf, from 0."""
+        return axes_of(x.shape, self.axis)
+
+    def _reduced(self, shape):
+        return int(np.prod(shape_of_sum(shape, self.axis)))
+
+    def sum(self, arrays: Arrays) -> jax.Array:
+        """Sums over each slice."""
+        return self._reduce(jnp.sum, jnp.add, arrays)
+
+    def max(self, arrays: Arrays) -> jax.Array:
+        """The largest in each slice."""
+        return self._reduce(jnp.max, jnp.maximum, arrays)
+
+    def all(self, arrays: Arrays) -> jax.Array:
+        """Whether it is true in all of each slice."""
+        keep = self.axis is not None
+        return functools.reduce(
+            jnp.logical_and,
+            [jnp.all(x, axis=self.axis, keepdims=keep) for x in arrays],
+        )
+
+    def count(self, arrays: Arrays) -> jax.Array:
+        """How many are true in each slice."""
+        keep = self.axis is not None
+        return functools.reduce(
+            jnp.add,
+            [
+                jnp.sum(x, axis=self.axis, keepdims=keep, dtype=jnp.int32)
+                for x in arrays
+            ],
+        )
+
+    def _reduce(self, within, between, arrays):
+        keep = self.axis is not None
+        return functools.reduce(
+            between,
+            [
+                within(x, axis=self.axis, keepdims=keep).astype(self.dtype)
+                for x in arrays
+            ],
+        )
+
+    def each(self, function: Callable, number: jax.Array, *lists: Arrays):
+        """Maps over the leaves, with a number of each slice."""
+        return each(
+            lambda x, *others: function(number.astype(x.dtype), *others),
+            self.s,
+            *lists,
+        )
+
+    @property
+    def rounding(self) -> float:
+        """How far sums of equal slices may be apart, relatively."""
+        return float(jnp.finfo(self.dtype).eps) * (4 + self.size**0.5)
+
+    def metric(self) -> Arrays:
+        """The step sizes over the largest of them.
+
+        Only their ratios matter to a projection. Where all are 0 they are all
+        1; where some are, these get so little that they move last.
+        """
+        largest = jax.lax.stop_gradient(self.max(self.s))
+        inverse = 1 / jnp.where(largest > 0, largest, 1)
+        return self.each(
+            lambda scale, top, s: jnp.where(
+                top.astype(s.dtype) > 0, jnp.maximum(s * scale, 1e-20), 1
+            ),
+            inverse,
+            [largest] * len(self.s),
+            self.s,
+        )
+
+    def where(self, condition: jax.Array, a: Arrays, b: Arrays) -> Arrays:
+        """Chooses slice by slice."""
+        return each(lambda a, b: jnp.where(condition, a, b), a, b)
+
+
+def shape_of_sum(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+    """The shape of a sum over slices along the axes."""
+    if axis is None:
+        return ()
+    axes = axes_of(shape, axis)
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def axes_of(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+    """The axes, from 0 and in order; all of them for None."""
+    if axis is None:
+        return tuple(range(len(shape)))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return tuple(sorted(a % len(shape) for a in axes))
+
+
+def by_slice(
+    name: str,
+    solve: Callable,
+    axis: Any,
+    *,
+    slice_numbers: dict[str, Any] | None = None,
+    numbers: dict[str, Any] | None = None,
+    is_complex: bool = False,
+    check: Callable | None = None,
+) -> _leader.Prox:
+    """Returns the prox that solves slice by slice.
+
+    Args:
+        name: What the prox is called in an error.
+        solve: A function of a Slice, of a number a slice for each of
+            `slice_numbers` and of a list of arrays for each of `numbers`. It
+            returns a list like the leaders.
+        axis: The axes of the slices; None for all leaves together.
+        slice_numbers: Arguments with one number a slice, by name.
+        numbers: Arguments with a number for each number of a leaf, by name.
+        is_complex: Whether complex leaders have a meaning.
+        check: Called with the same as `solve`, for errors.
+    """
+    slice_numbers, numbers = slice_numbers or {}, numbers or {}
+
+    def f(leader, step_size):
+        paths, x, s = _checks.leaves_of(
+            name, leader, step_size, is_complex=is_complex
+        )
+        for path, leaf in zip(paths, x, strict=True):
+            check_rank(name, axis, path, leaf.shape)
+        reduced = [shape_of_sum(leaf.shape, axis) for leaf in x]
+        a_slice = [
+            _checks.spread(key, value, paths, x, reduced)
+            for key, value in slice_numbers.items()
+        ]
+        a_number = [
+            _checks.spread(key, value, paths, x, [leaf.shape for leaf in x])
+            for key, value in numbers.items()
+        ]
+
+        def solved(some):
+            if not some:
+                return []
+            own = Slice([x[i] for i in some], [s[i] for i in some], axis)
+            arguments = (
+                *(column[some[0]].astype(own.dtype) for column in a_slice),
+                *([column[i] for i in some] for column in a_number),
+            )
+            if check:
+                check(own, *arguments)
+            return solve(own, *jax.tree.map(jnp.asarray, arguments))
+
+        some = [i for i, leaf in enumerate(x) if leaf.size]
+        groups = [some] if axis is None else [[i] for i in some]
+        for group in groups:
+            for i, result in zip(group, solved(group), strict=True):
+                x[i] = result.astype(x[i].dtype)
+        return jax.tree.unflatten(jax.tree.structure(leader), x)
+
+    return f
+
+
+def check_rank(name: str, axis: Any, path: str, shape: tuple[int, ...]):
+    """Raises unless the leaf has the axes."""
+    if axis is None:
+        return
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    wrong = [a for a in axes if not -len(shape) <= a < len(shape)]
+    if wrong or len({a % len(shape) for a in axes}) != len(axes):
+        raise ValueError(
+            f"{name}'s axis must be axes of every leaf, got {axis} for leaf "
+            f"'{path}' of shape {shape}."
+        )

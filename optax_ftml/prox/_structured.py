@@ -1,0 +1,85 @@
+"""Penalties that make whole slices 0."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from optax_ftml import _leader
+from optax_ftml.prox import _checks
+from optax_ftml.prox import _root
+from optax_ftml.prox import _separable
+from optax_ftml.prox import _slices
+
+
+def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
+    r"""Shrinks the norm of each slice, many of them to 0.
+
+    .. math::
+        R(\theta) &= \text{strength} \sum_\text{slices} \|\theta\|_2
+            + l_1 \|\theta\|_1 \\
+        u &= \operatorname{sign}(\ell) \max(|\ell| - l_1 s, 0) \\
+        \theta &= 0 \text{ if } \|u / s\|_2 \le \text{strength, else }
+            \frac{u\, \tau}{\tau + \text{strength}\, s}
+
+    with :math:`\tau = \|\theta\|_2`. With ``l1`` it is the sparse group lasso.
+
+    Args:
+        strength: At least 0, one for each slice, in units of the loss a unit of
+            the parameter.
+        axis: The axes of the slices: for a layer whose kernel has the shape
+            (inputs, outputs), 0 makes the weights of each output a group. None
+            for all leaves as one vector.
+        l1: At least 0, for each number, in the same units.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
+            shape or structure.
+        TypeError: A strength that is not a number.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.group_lasso(2.5, axis=1)
+        >>> leader = jnp.array([[3.0, 4.0], [1.0, 1.0]])
+        >>> print(f(leader, jnp.ones((2, 2))).round(4))
+        [[1.5 2. ]
+         [0.  0. ]]
+
+    References:
+        Yuan and Lin, `Model Selection and Estimation in Regression with
+        Grouped Variables <https://doi.org/10.1111/j.1467-9868.2005.00532.x>`_,
+        Journal of the Royal Statistical Society B 68, 2006; Simon et al., `A
+        Sparse-Group Lasso <https://doi.org/10.1080/10618600.2012.681250>`_,
+        Journal of Computational and Graphical Statistics 22, 2013
+    """
+    _checks.check_numbers("strength", strength, _checks.AT_LEAST_0)
+    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0)
+    _checks.check_axis(axis)
+
+    def solve(own, strength, l1):
+        own = _slices.Slice(
+            _separable.soft_threshold(own.x, own.s, l1), own.s, own.axis
+        )
+        weight = own.each(jnp.multiply, strength, own.s)
+        ones = [jnp.ones([], s.dtype) for s in own.s]
+        tau = _root.secular(own, weight, ones, jnp.ones_like(strength))
+
+        def shrink(tau, x, w):
+            is_moved = (w > 0) & (tau + w > 0)
+            return jnp.where(
+                is_moved, x * (tau / jnp.where(is_moved, tau + w, 1)), x
+            )
+
+        return own.each(shrink, tau, own.x, weight)
+
+    return _slices.by_slice(
+        "group_lasso",
+        solve,
+        axis,
+        slice_numbers={"strength": strength},
+        numbers={"l1": l1},
+        is_complex=True,
+    )
