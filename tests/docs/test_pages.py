@@ -35,6 +35,20 @@ def test_code_runs(page, tmp_path, monkeypatch):
         exec(compile(block, f"{page}.md", "exec"), namespace)
 
 
+@pytest.mark.parametrize(
+    "module", [optax_ftml, optax_ftml.prox, optax_ftml.mxnet]
+)
+def test_reference_has_every_public_name(module):
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    for name in set(module.__all__) - {"prox", "mxnet"}:
+        assert f":: {module.__name__}.{name}\n" in pages
+
+
+def test_page_on_constraints_has_every_prox():
+    page = (DOCS / "constraints.md").read_text()
+    assert all(f"`prox.{name}(" in page for name in optax_ftml.prox.__all__)
+
+
 OPTIMIZERS = {
     "`optax_ftml.ftml`, delta form": optax_ftml.ftml(),
     "`optax_ftml.ftml`, leader form": optax_ftml.ftml(
