@@ -1,12 +1,13 @@
 """Steps of one library's optimizers on one tree, timed when asked.
 
 Reads the name of an optimizer a line, runs one step of it, and writes the
-seconds that it took. The libraries are in processes of their own because
-MXNet needs another Python, and XLA reads its flags once. Written for the
-Python 3.10 that MXNet needs.
+seconds that it took and its page faults. The libraries are in processes of
+their own because MXNet needs another Python, and because XLA and the allocator
+read their settings once. Written for the Python 3.10 that MXNet needs.
 """
 
 import argparse
+import resource
 import sys
 import time
 
@@ -52,7 +53,7 @@ def jax_optimizers(group):
     }
 
 
-def jax_steps(shapes, group):
+def jax_steps(shapes, group, names=()):
     import jax
     import jax.numpy as jnp
     import optax
@@ -77,8 +78,9 @@ def jax_steps(shapes, group):
     steps = {
         name: make(optimizer)
         for name, optimizer in jax_optimizers(group).items()
+        if not names or name in names
     }
-    if group == "alone":
+    if group == "alone" and not names:
         negate = jax.jit(
             lambda x: jax.tree.map(jnp.negative, x), donate_argnums=0
         )
@@ -91,7 +93,8 @@ def jax_steps(shapes, group):
     return steps
 
 
-def torch_steps(shapes, group):
+def torch_steps(shapes, group, names=()):
+    del names
     import torch
 
     initial, grads = _arrays(shapes, 1.0), _arrays(shapes, 1e-2)
@@ -126,8 +129,8 @@ def torch_steps(shapes, group):
     return {name: make(kind, group != "alone") for name, kind in kinds.items()}
 
 
-def mxnet_steps(shapes, group):
-    del group  # Its FTML clips element by element alone.
+def mxnet_steps(shapes, group, names=()):
+    del group, names  # Its FTML clips element by element alone.
     import mxnet as mx
 
     params = [mx.nd.array(x) for x in _arrays(shapes, 1.0)]
@@ -152,19 +155,26 @@ def mxnet_steps(shapes, group):
     return {"mxnet ftml_update": fused, "mxnet Optimizer.update": update}
 
 
+def _page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("library", choices=["jax", "torch", "mxnet"])
     parser.add_argument("tree")
     parser.add_argument("group")
+    parser.add_argument("names", nargs="*", help="all, if none is named")
     args = parser.parse_args()
     make = {"jax": jax_steps, "torch": torch_steps, "mxnet": mxnet_steps}
-    steps = make[args.library](trees.TREES[args.tree](), args.group)
+    steps = make[args.library](trees.TREES[args.tree](), args.group, args.names)
     print(";".join(steps), flush=True)
     for line in sys.stdin:
+        step, before = steps[line.rstrip("\n")], _page_faults()
         start = time.perf_counter()
-        steps[line.rstrip("\n")]()
-        print(time.perf_counter() - start, flush=True)
+        step()
+        seconds = time.perf_counter() - start
+        print(seconds, _page_faults() - before, flush=True)
 
 
 if __name__ == "__main__":
