@@ -23,10 +23,10 @@ from optax_ftml._precision import _stochastic_rounding
 def generator(impl):
     """Random words from `jax.random`, in the place of the package's own."""
 
-    def words(seed, count, tree, path, shape):
+    def words(seed, count, tree, path, like):
         del tree, path
         key = jax.random.fold_in(jax.random.key(seed, impl=impl), count)
-        return jax.random.bits(key, shape, jnp.uint32)
+        return jax.random.bits(key, like.shape, jnp.uint32)
 
     return mock.patch.object(_stochastic_rounding, "_random_words", words)
 

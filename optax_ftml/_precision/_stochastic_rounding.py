@@ -1,6 +1,5 @@
 """Rounding to a neighbour at random, so that on average nothing is lost."""
 
-import math
 import zlib
 from typing import NamedTuple
 
@@ -52,7 +51,10 @@ def stochastic_rounding(
 
     The random bits depend on the seed, the step, the leaf's path in the tree
     and the position in the leaf, and on nothing else: not on the sharding, and
-    not on the other leaves.
+    not on the other leaves. (Inside :func:`jax.shard_map` a device's part is
+    the leaf: the parts then round alike.) No two numbers of a leaf share
+    theirs, in a leaf of more than :math:`2^{32}` numbers neither, unless they
+    are that far apart along a single axis.
 
     Args:
         seed: An integer; the same gives the same run.
@@ -118,7 +120,7 @@ def stochastic_rounding(
         def round_step(path, theta, u):
             if jnp.result_type(theta) not in (jnp.bfloat16, jnp.float16):
                 return u
-            words = _random_words(seed, count, "params", path, theta.shape)
+            words = _random_words(seed, count, "params", path, theta)
             return _round_step(theta, u, words)
 
         updates = jax.tree.map_with_path(round_step, params, updates)
@@ -140,7 +142,7 @@ def cast_like(tree, other, seed, count):
     def cast(path, x, like):
         if like.dtype != jnp.bfloat16:
             return x.astype(like.dtype)
-        words = _random_words(seed, count, "v", path, x.shape)
+        words = _random_words(seed, count, "v", path, x)
         return _to_bfloat16(x.astype(jnp.float32), words)
 
     return jax.tree.map_with_path(cast, tree, other)
@@ -156,7 +158,8 @@ def _round_step(theta, u, words):
     # From here on for |x|, of which a negative rest takes a part away, perhaps
     # into the binade below with its finer steps.
     rest = jnp.where(x < 0, -rest, rest)
-    bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32) - (rest < 0)
+    bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32)
+    bits -= (rest < 0).astype(jnp.int32)
     binade = jax.lax.bitcast_convert_type(bits & 0x7F800000, jnp.float32)
     # In steps, which are not multiplied out: bfloat16 has subnormal ones.
     binade = jnp.maximum(binade, info.tiny)
@@ -181,24 +184,23 @@ def _to_bfloat16(x, words):
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
 
-def _random_words(seed, count, tree, path, shape):
-    """Returns random uint32, the same for the same arguments."""
-    leaf = zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode())
+def _random_words(seed, count, tree, path, like):
+    """Returns random uint32 like an array, the same for the same arguments."""
+    leaf = np.uint32(zlib.crc32(f"{tree}{jax.tree_util.keystr(path)}".encode()))
+    axes = range(like.ndim)
 
-    def threefry(shape, start=0):
+    def threefry(axes, stream=0):
         # What jax.random is made of, as a function of the position alone: it
         # fuses, and each device computes its own part. Both words of the key
         # have to be alike for vmap: hence the zeros. A leaf counts from a
         # number of its own lest XLA write out what two leaves would share.
         key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (seed, count))
-        position = jax.lax.iota(jnp.uint32, math.prod(shape))
-        position += np.uint32((leaf + start) % 2**32)
-        position = position.reshape(shape)
+        digits, total = _position(_coordinates(like, axes), like.shape)
         return random.threefry2x32_p.bind(
-            key + np.uint32(leaf) + 0 * step,
-            step + 0 * key,
-            position,
-            jnp.zeros_like(position),
+            key + leaf + 0 * step,
+            step + np.uint32(stream) + 0 * key,
+            digits + leaf,
+            total,
         )
 
     def products():
@@ -207,13 +209,43 @@ def _random_words(seed, count, tree, path, shape):
         # column of the last axis. Within a row the results are independent
         # because the columns' words are and an odd factor loses nothing;
         # between rows because the addends are: any two are independent.
-        rows = (*shape[:-1], 1)
-        factor, addend = threefry(rows)
-        column, _ = threefry(shape[-1:], start=math.prod(rows))
+        factor, addend = threefry(axes[:-1])
+        column, _ = threefry(axes[-1:], stream=2**31)
         words = (factor | 1) * column + addend
         # The lowest bits of products are the least random.
-        return jnp.reshape(words ^ (words >> 16), shape)
+        return words ^ (words >> 16)
 
     return jax.lax.platform_dependent(
-        cpu=products, default=lambda: threefry(shape)[0]
+        cpu=products, default=lambda: threefry(axes)[0]
     )
+
+
+def _coordinates(like, axes):
+    """Returns an array's coordinates along axes, and 0 along the others."""
+    # In the array's own sharding, where that is part of its type, because
+    # what is not would be computed in full on every device.
+    sharding = jax.typeof(like).sharding
+    shape = [n if axis in axes else 1 for axis, n in enumerate(like.shape)]
+    spec = [s if axis in axes else None for axis, s in enumerate(sharding.spec)]
+    sharding = jax.sharding.NamedSharding(
+        sharding.mesh, jax.sharding.PartitionSpec(*spec)
+    )
+    return [
+        jax.lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        for axis in range(like.ndim)
+    ]
+
+
+def _position(coordinates, shape):
+    """Returns two uint32 that together no two positions in a leaf share.
+
+    The second is the sum of the coordinates, the first that sum and the
+    coordinates along all axes but the longest, each a digit.
+    """
+    # Every intermediate result thus varies along all axes. What varies along
+    # one, and is the same for many leaves, XLA would write out.
+    total = sum(coordinates, start=np.uint32(0))
+    digits = total
+    for axis in np.argsort(shape)[-2::-1]:
+        digits = digits * np.uint32(shape[axis]) + coordinates[axis]
+    return digits, total

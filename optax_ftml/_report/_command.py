@@ -99,7 +99,7 @@ def _optimizer(args):
     return optax.chain(*parts)
 
 
-def _param(shape, dtype, devices):
+def _param(shape, dtype, devices, axis_type=jax.sharding.AxisType.Auto):
     sharding = None
     if devices > 1:
         divisible = [size for size in shape if size % devices == 0]
@@ -107,7 +107,9 @@ def _param(shape, dtype, devices):
         if divisible:
             spec[shape.index(max(divisible))] = "devices"
         sharding = jax.sharding.NamedSharding(
-            jax.sharding.AbstractMesh((devices,), ("devices",)),
+            jax.sharding.AbstractMesh(
+                (devices,), ("devices",), axis_types=(axis_type,)
+            ),
             jax.sharding.PartitionSpec(*spec),
         )
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)

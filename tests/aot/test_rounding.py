@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import optax_ftml
 from tests.aot import test_targets
@@ -14,18 +15,25 @@ OPTIMIZER = optax.chain(
 
 
 @pytest.mark.parametrize(
-    ("target", "name", "devices"),
+    ("target", "name", "devices", "axis_type"),
     [
-        ("h100", "gpt2", 1),
-        ("h100", "mlp", 8),
-        ("h100", "llama3-70b", 256),
-        ("tpu:v5e:2x2", "gpt2", 1),
-        ("tpu:v5e:4x2", "mlp", 8),
-        ("tpu:v5e:16x16", "llama3-70b", 256),
+        ("h100", "gpt2", 1, AxisType.Auto),
+        ("h100", "mlp", 8, AxisType.Auto),
+        ("h100", "llama3-70b", 256, AxisType.Auto),
+        ("h100", "llama3-70b", 256, AxisType.Explicit),
+        ("tpu:v5e:2x2", "gpt2", 1, AxisType.Auto),
+        ("tpu:v5e:4x2", "mlp", 8, AxisType.Auto),
+        ("tpu:v5e:4x2", "mlp", 8, AxisType.Explicit),
+        ("tpu:v5e:16x16", "llama3-70b", 256, AxisType.Auto),
+        ("tpu:v5e:16x16", "llama3-70b", 256, AxisType.Explicit),
     ],
 )
-def test_runs_one_kernel_a_leaf_and_sends_nothing(target, name, devices):
-    report = test_targets.report(OPTIMIZER, target, name, jnp.bfloat16, devices)
+def test_runs_one_kernel_a_leaf_and_sends_nothing(
+    target, name, devices, axis_type
+):
+    report = test_targets.report(
+        OPTIMIZER, target, name, jnp.bfloat16, devices, axis_type
+    )
     assert report.kernels == report.fusions == report.leaves
     assert report.collectives == ()
     # Of a leaf, or of a device's part of one, there is no copy.

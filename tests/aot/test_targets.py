@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import optax_ftml
 from optax_ftml._report import _command
@@ -29,9 +30,9 @@ def chain(optimizer):
     )
 
 
-def params(name, dtype=jnp.float32, devices=1):
+def params(name, dtype=jnp.float32, devices=1, axis_type=AxisType.Auto):
     return jax.tree.map(
-        lambda shape: _command._param(shape, dtype, devices),
+        lambda shape: _command._param(shape, dtype, devices, axis_type),
         _command.PARAMS[name](),
         is_leaf=lambda x: isinstance(x, tuple),
     )

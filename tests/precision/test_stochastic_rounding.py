@@ -1,5 +1,11 @@
 """Stochastic rounding: neighbours only, no bias, no correlation."""
 
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -220,7 +226,9 @@ def _words(kind, seed, count, path, shape):
             jax.lax, "platform_dependent", lambda **makers: makers[kind]()
         )
         return np.asarray(
-            _stochastic_rounding._random_words(seed, count, "v", path, shape)
+            _stochastic_rounding._random_words(
+                seed, count, "v", path, np.zeros(shape)
+            )
         )
 
 
@@ -276,12 +284,38 @@ def test_any_two_of_the_words_are_independent(kind):
     assert np.max(np.abs(correlation)) < 6 / np.sqrt(2000)
 
 
+@pytest.mark.parametrize("kind", ["cpu", "default"])
 @pytest.mark.parametrize("shape", [(), (7,), (5, 8), (3, 4, 2, 5), (0, 3)])
-def test_words_depend_on_the_position_not_on_the_shape(shape):
-    words = _words("default", 3, 9, (), shape)
-    flat = _words("default", 3, 9, (), (words.size,))
-    np.testing.assert_array_equal(words.ravel(), flat)
-    assert words.shape == _words("cpu", 3, 9, (), shape).shape == shape
+def test_leaves_of_any_shape_have_words(shape, kind):
+    words = _words(kind, 3, 9, (), shape)
+    assert words.shape == shape
+    assert np.unique(words).size == words.size
+
+
+@pytest.mark.parametrize(
+    "shape", [(80, 8192, 28672), (3, 2**16, 2**17), (2**31, 4), (2, 2**32 - 1)]
+)
+def test_positions_do_not_repeat_in_leaves_of_more_than_2_to_the_32(shape):
+    rng = np.random.default_rng(0)
+    size = math.prod(shape)
+    flat = rng.integers(0, size, 100_000, dtype=np.uint64)
+    neighbours = [(flat + np.uint64(d)) % size for d in (0, 1, 2**31, 2**32)]
+    flat = np.unique(np.concatenate([*neighbours, [0, size - 1]]))
+    coordinates = [
+        np.uint32(x) for x in np.unravel_index(flat.astype(np.int64), shape)
+    ]
+    words = np.stack(_stochastic_rounding._position(coordinates, shape))
+    assert words.dtype == np.uint32
+    assert np.unique(words, axis=1).shape == (2, flat.size)
+
+
+def test_sharding_changes_no_word():
+    subprocess.run(
+        [sys.executable, "-m", "tests.programs.sharded_words"],
+        check=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
 
 
 def test_rounding_errors_of_neighbours_steps_and_leaves_are_uncorrelated():
