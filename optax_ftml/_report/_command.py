@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         report = optax_ftml.fusion_report(_optimizer(args), params, args.target)
-    except (ImportError, ValueError) as error:
+    except (ImportError, MemoryError, RuntimeError, ValueError) as error:
         print(error)
         return 1
     print(report)

@@ -82,9 +82,10 @@ def compile_step(
         The compiled program.
 
     Raises:
-        ValueError: An unknown target, or one with another number of devices
-            than the mesh has.
+        ValueError: An unknown target, one that its compiler refuses, or one
+            with another number of devices than the mesh has.
         ImportError: A compiler that is not installed.
+        MemoryError: A program that does not fit into the device's memory.
         RuntimeError: A compiler that failed.
     """
     start = time.perf_counter()
@@ -103,15 +104,21 @@ def compile_step(
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))),
             "JAX_PLATFORMS": "cpu",
+            "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
             "TPU_SKIP_MDS_QUERY": "1",
         },
     )
     if process.returncode:
-        log = process.stderr.decode(errors="replace")
-        raise RuntimeError(f"compiling for {target!r} failed:\n{log[-4000:]}")
+        log = process.stderr.decode(errors="replace")[-4000:]
+        raise RuntimeError(
+            f"the compiler for target {target!r} ended with exit status "
+            f"{process.returncode}: a fault of its own or of its installation. "
+            "Try pip install --upgrade 'optax-ftml[aot]', or report what it "
+            f"said last to https://github.com/openxla/xla/issues:\n{log}"
+        )
     result = pickle.loads(process.stdout)
-    if isinstance(result, str):
-        raise ValueError(f"target must be {_TARGETS}; got {target!r}: {result}")
+    if isinstance(result, Exception):
+        raise result
     return Compiled(*result)._replace(trace_seconds=trace_seconds)
 
 
@@ -160,7 +167,16 @@ def _compile_exported(target, serialized, args):
     lowered = jax.jit(exported.call, donate_argnums=0).lower(*args)
     # Autotuning would run kernels.
     options = {"xla_gpu_autotune_level": "0"} if target in _GPUS else None
-    return _compile(lowered, options)
+    try:
+        return _compile(lowered, options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(
+            "a step of this optimizer does not fit into the memory of target "
+            f"{target!r}: shard the parameters over more devices, or keep "
+            f"them or the state in a narrower dtype. {error}"
+        ) from None
 
 
 def _devices(target, count):
@@ -170,12 +186,21 @@ def _devices(target, count):
             topology=f"1x1x{count}",
             target_config=_target_config(**_GPUS[target]),
         ).devices
-    devices = topologies.get_topology_desc(
-        platform="tpu", topology_name=target.removeprefix("tpu:")
-    ).devices
+    name = target.removeprefix("tpu:")
+    try:
+        devices = topologies.get_topology_desc(
+            platform="tpu", topology_name=name
+        ).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"target {target!r}: libtpu has no topology {name!r}; give one "
+            "such as v5e:2x2 or v5p:8x8x8, a generation and its chips along "
+            f"each axis. {error}"
+        ) from None
     if count not in (1, len(devices)):
         raise ValueError(
-            f"it has {len(devices)} devices, the parameters' mesh {count}."
+            f"target {target!r} has {len(devices)} devices, the parameters' "
+            f"mesh {count}: give the mesh as many."
         )
     return devices[:count]
 
@@ -227,8 +252,8 @@ def _main():
     request = pickle.load(sys.stdin.buffer)
     try:
         result = tuple(_compile_exported(sys.argv[1], *request))
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
-        result = str(error)
+    except (MemoryError, ValueError) as error:
+        result = error
     with os.fdopen(output, "wb") as file:
         pickle.dump(result, file)
 

@@ -171,9 +171,11 @@ def fusion_report(
         A :class:`optax_ftml.FusionReport`.
 
     Raises:
-        ValueError: An unknown target, or one with another number of devices
-            than the parameters' mesh.
-        ImportError: A target whose compiler is not installed.
+        ValueError: An unknown ``target``, a topology that libtpu does not
+            have, or a mesh of another size than the topology's.
+        ImportError: The compiler for ``target`` is not installed.
+        MemoryError: The step does not fit into the target's memory.
+        RuntimeError: The compiler failed or crashed, with what it said last.
 
     Examples:
         >>> import jax

@@ -4,6 +4,8 @@ Needs the `aot` extra and is therefore run by name: pytest tests/aot
 """
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -126,8 +128,28 @@ def test_pods_communicate_the_norm_of_a_chain(target, devices):
 
 
 def test_unknown_topology_is_refused_in_libtpu_s_words():
-    with pytest.raises(ValueError, match=r"v99:2x2.*Invalid TPU"):
+    with pytest.raises(ValueError, match=r"no topology 'v99:2x2'.*Invalid TPU"):
         report(optax.sgd(0.1), "tpu:v99:2x2", "mlp")
+
+
+def test_step_that_does_not_fit_in_memory_says_so():
+    params = jax.ShapeDtypeStruct((2**33,), jnp.float32)
+    with pytest.raises(MemoryError, match=r"shard.*more devices"):
+        optax_ftml.fusion_report(optax.sgd(0.1), params, "tpu:v5e:2x2")
+
+
+def test_command_prints_what_to_do_and_no_traceback():
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "optax_ftml", "report"),
+            *("--params", "llama3-70b", "--target", "tpu:v5e:2x2"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "shard the parameters over more devices" in process.stdout
+    assert "Traceback" not in process.stdout + process.stderr
 
 
 def test_mesh_of_another_size_is_refused():

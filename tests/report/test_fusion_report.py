@@ -219,6 +219,18 @@ def test_missing_compiler_names_the_extra(monkeypatch):
         optax_ftml.fusion_report(optax.sgd(0.1), structs(), "tpu:v5e:2x2")
 
 
+def test_compiler_that_crashes_is_quoted(monkeypatch, tmp_path):
+    compiler = tmp_path / "python"
+    compiler.write_text("#!/bin/sh\necho 'Check failed: x' >&2\nkill -6 $$")
+    compiler.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(compiler))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(
+        RuntimeError, match=r"'tpu:v5e:2x2'.*status -6.*\n.*failed: x"
+    ):
+        optax_ftml.fusion_report(optax.sgd(0.1), structs(), "tpu:v5e:2x2")
+
+
 @pytest.mark.parametrize(
     ("name", "leaves", "size"),
     [
