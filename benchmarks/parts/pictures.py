@@ -38,12 +38,6 @@ def steps(results):
 
 def _bars(results, group):
     """Returns ms by step in both environments, without what is far off."""
-    environments = [dict(by) for by in results[f"{TREE}/{group}"].values()]
-    if group == "scaled":  # PyTorch's clipping is the same to it.
-        for own, chain in zip(
-            environments, results[f"{TREE}/chain"].values(), strict=True
-        ):
-            own |= {name: t for name, t in chain.items() if "torch" in name}
     return [
         {
             "PyTorch, fused" if "torch" in name else name: 1e3 * seconds
@@ -51,7 +45,7 @@ def _bars(results, group):
             if not name.startswith(("mxnet", "copy"))
             and not name.endswith("foreach")
         }
-        for by in environments
+        for by in results[f"{TREE}/{group}"].values()
     ]
 
 
