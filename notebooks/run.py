@@ -33,6 +33,7 @@ NAMES = [
         "what_ftml_is",
         "paper_experiments",
         "online_and_sparse",
+        "flights",
         "is_it_fused",
     )
     if (path := HERE / f"{name}.ipynb").exists()
