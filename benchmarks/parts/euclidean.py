@@ -62,7 +62,7 @@ NUMPY = {
 }
 
 
-def adaprox_seconds(shape, steps=3, most=20):
+def adaprox_seconds(shape, steps=2, most=100):
     """Returns the seconds of a step of proxmin's adaprox by prox.
 
     Its inner iterations are stopped after `most` if they have not converged
