@@ -126,13 +126,16 @@ def scale_by_ftml(
         del params
         _checks.check_like("updates", updates, state.v)
         count = optax.safe_increment(state.count)
-        scale = (1 - b1) / one_minus_power(b1, count)
-        metric = (1 / one_minus_power(b2, count), eps, eps_root)
+        scale = (1 - b1) / one_minus_power(1 - b1, count)
+        correction = one_minus_power(1 - b2, count)
+        metric = metric_of(correction, eps, eps_root, 1 - b2)
         # Below float32's normal numbers XLA may take it for 0.
         has_eps = (
             isinstance(eps, numbers.Real) and eps >= np.finfo(np.float32).tiny
         )
-        v = jax.tree.map(lambda g, v: next_v(g, v, 1 - b2), updates, state.v)
+        v = jax.tree.map(
+            lambda g, v: next_v(g, v, *weights(b2)), updates, state.v
+        )
         updates = jax.tree.map(
             lambda g, v: _direction(g, v, scale, metric, has_eps),
             updates,
@@ -286,10 +289,42 @@ def ftml(
     )
 
 
-def one_minus_power(decay, count):
+@jax.jit
+def one_minus_power(one_minus_decay, count):
     # Not 1 - decay**count, which cancels, and not log(decay), which magnifies
     # the rounding of a decay close to 1.
-    return -jnp.expm1(count * jnp.log1p(-(1 - decay)))
+    count = jnp.asarray(count, float)
+    return -jnp.expm1(count * jnp.log1p(-jnp.asarray(one_minus_decay, float)))
+
+
+def weights(b2):
+    """Returns a, b and c of v_t = a v_{t-1} + c (|g|^2 - b v_{t-1})."""
+    if isinstance(b2, jax.Array):
+        is_long = b2 >= 0.5
+        return jnp.where(is_long, 1, b2), is_long.astype(b2.dtype), 1 - b2
+    b2 = float(b2)
+    # Near 1 not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not
+    # add up to 1, by 1e-5 of 1 - b2. Near 0 not v + (1 - b2) (|g|^2 - v), which
+    # cancels.
+    return (1.0, 1.0, 1 - b2) if b2 >= 0.5 else (b2, 0.0, 1 - b2)
+
+
+@jax.jit
+def metric_of(correction, eps, eps_root, one_minus_b2):
+    """Returns the scalars that `denominator` makes of v.
+
+    As large as they may be without a v, or a sum with one, that is infinite.
+    """
+    correction, eps, eps_root, one_minus_b2 = (
+        jnp.asarray(x, float) for x in (correction, eps, eps_root, one_minus_b2)
+    )
+    scale = 1 / jnp.sqrt(correction)
+    return (
+        scale,
+        jnp.minimum(correction * eps_root, 1e30),
+        jnp.minimum(eps, jnp.finfo(jnp.float32).max),
+        scale * jnp.sqrt(one_minus_b2),
+    )
 
 
 # The arithmetic of a leaf is under jit so that it is traced once for all leaves
@@ -297,27 +332,36 @@ def one_minus_power(decay, count):
 
 
 @jax.jit
-def next_v(g, v, one_minus_b2):
+def next_v(g, v, a, b, c):
     g = widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)
-    # Not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not add
-    # up to 1, by 1e-5 of 1 - b2.
-    return v + one_minus_b2 * (jnp.real(g * jnp.conj(g)) - v)
+    a, b, c = (jnp.asarray(x, v.dtype) for x in (a, b, c))
+    # A square that is too large for a number is the largest number.
+    square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max)
+    return a * v + c * (square - b * v)
 
 
 @functools.partial(jax.jit, static_argnames="has_eps")
 def _direction(g, v, scale, metric, has_eps):
-    size = denominator(v, *metric)
+    wide = widen(g, v)
+    size = denominator(v, *metric, wide)
     if not has_eps:
         size = zero_to_inf(size)
-    return (scale.astype(v.dtype) * widen(g, v) / size).astype(g.dtype)
+    return narrow(scale.astype(v.dtype) * (wide / size), g.dtype)
 
 
-def denominator(v, v_scale, eps, eps_root):
-    v_scale, eps, eps_root = (
-        jnp.asarray(x, v.dtype) for x in (v_scale, eps, eps_root)
+def denominator(v, scale, inside, eps, least=0.0, g=0.0):
+    """Returns sqrt(v / (1 - b2^t) + eps_root) + eps.
+
+    v_t is at least (1 - b2) |g_t|^2. With g that holds here even where the
+    square is too large for a number, and where it is too small g stands for
+    its own average.
+    """
+    scale, inside, eps, least = (
+        jnp.asarray(x, v.dtype) for x in (scale, inside, eps, least)
     )
-    return jnp.sqrt(v * v_scale + eps_root) + eps
+    size = jnp.maximum(scale * jnp.sqrt(v + inside), least * jnp.abs(g))
+    return jnp.where(v + inside == 0, jnp.abs(g), size) + eps
 
 
 def zero_to_inf(x):
@@ -325,11 +369,21 @@ def zero_to_inf(x):
 
 
 def at_least_float32(*arrays):
-    return jnp.result_type(jnp.float32, *(jnp.result_type(x) for x in arrays))
+    # NumPy's promotion, which no setting forbids.
+    dtypes = (jnp.result_type(x) for x in arrays)
+    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
 def widen(x, other):
     return x.astype(at_least_float32(x, other))
+
+
+def narrow(x, dtype):
+    """Casts, to the dtype's largest number where x is beyond it."""
+    largest = float(jnp.finfo(dtype).max)
+    if largest < jnp.finfo(x.dtype).max and not jnp.iscomplexobj(x):
+        x = jnp.clip(x, -largest, largest)
+    return x.astype(dtype)
 
 
 def init_v(params, dtype):

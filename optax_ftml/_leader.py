@@ -20,7 +20,7 @@ class FtmlLeaderState(NamedTuple):
 
     The last four are the scalars, shape () and float32 (float64 under
     `jax_enable_x64`), that give the metric of the last step from `v`:
-    d = d_scale * (sqrt(v / v_correction + eps_root) + eps).
+    d = (sqrt(v / v_correction + eps_root) + eps) / rate.
 
     Attributes:
         count: Number of updates so far; shape (), int32.
@@ -29,8 +29,8 @@ class FtmlLeaderState(NamedTuple):
         leader: The minimiser -z / d before the prox; a tree like the
             parameters, at least float32. Zeros, without a meaning, before the
             first update.
-        d_scale: (1 - b1^t) / learning rate; 0 before the first update and
-            after a step with learning rate 0, which leave nothing to remember.
+        rate: Learning rate / (1 - b1^t); 0 before the first update and after a
+            step with learning rate 0, which leave nothing to remember.
         v_correction: 1 - b2^t; 1 before the first update.
         eps: The last step's `eps`.
         eps_root: The last step's `eps_root`.
@@ -51,7 +51,7 @@ class FtmlLeaderState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     v: optax.Updates
     leader: optax.Params
-    d_scale: jax.Array
+    rate: jax.Array
     v_correction: jax.Array
     eps: jax.Array
     eps_root: jax.Array
@@ -82,50 +82,46 @@ def leader_form(
                 lambda p: jnp.zeros_like(p, dtype=_ftml.at_least_float32(p)),
                 params,
             ),
-            d_scale=jnp.zeros([], float),
+            rate=jnp.zeros([], float),
             v_correction=jnp.ones([], float),
-            eps=jnp.asarray(eps, float),
-            eps_root=jnp.asarray(eps_root, float),
+            # Copies: a step may be given this state and b1's array to reuse.
+            eps=jnp.array(eps, float),
+            eps_root=jnp.array(eps_root, float),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        lr = (
+        lr = jnp.asarray(
             learning_rate(state.count)
             if callable(learning_rate)
-            else learning_rate
+            else learning_rate,
+            float,
         )
         # What the last step left is read before its place is written to.
-        last_scale, *last_metric = _in_turn(
-            b1 * state.d_scale,
-            1 / state.v_correction,
-            state.eps,
-            state.eps_root,
+        last = _in_turn(
+            *_ftml.metric_of(
+                state.v_correction, state.eps, state.eps_root, 0.0
+            )[:-1],
+            state.rate,
         )
         count = optax.safe_increment(state.count)
-        rate = lr / _ftml.one_minus_power(b1, count)
-        v_correction = _ftml.one_minus_power(b2, count)
-        _, rate, d_scale, v_correction, *metric = _in_turn(
-            last_metric[-1],
-            rate,
-            jnp.where(rate == 0, 0, 1 / rate),
-            v_correction,
-            1 / v_correction,
-            eps,
-            eps_root,
+        _, *kept, step, metric, last_metric = _in_turn(
+            last[-1], *_scalars(lr, count, 1 - b1, 1 - b2, eps, eps_root, last)
         )
-        scalars = (1 - b1, 1 - b2, rate, metric, last_scale, last_metric)
+        weights = _ftml.weights(b2)
         leader = jax.tree.map(
-            lambda *arrays: _next_leader(*arrays, *scalars),
+            lambda *arrays: _next_leader(
+                *arrays, step, metric, last_metric, weights
+            ),
             updates,
             state.v,
             state.leader,
             params,
         )
         v = jax.tree.map(
-            lambda g, v, leader: _ftml.next_v(g, _after(v, leader), 1 - b2),
+            lambda g, v, leader: _ftml.next_v(g, _after(v, leader), *weights),
             updates,
             state.v,
             leader,
@@ -144,9 +140,7 @@ def leader_form(
             count,
             _stochastic_rounding.cast_like(v, state.v, seed, count),
             leader,
-            d_scale,
-            v_correction,
-            *metric[1:],
+            *kept,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -164,44 +158,71 @@ def _after(x, y):
 
 
 def _in_turn(*scalars):
-    """Returns the scalars, each after the one before.
+    """Returns the scalars, in the same tree, each after the one before.
 
     XLA's GPU compiler puts what depends on each other into one kernel. The
     barrier keeps it from computing them again in the kernel of each leaf.
     """
-    scalars = [jnp.asarray(x, float) for x in scalars]
+    scalars, structure = jax.tree.flatten(scalars)
     for i in range(1, len(scalars)):
         scalars[i] = _after(scalars[i], scalars[i - 1])
-    return jax.lax.optimization_barrier(scalars)
+    return structure.unflatten(jax.lax.optimization_barrier(scalars))
 
 
 @jax.jit
-def _next_leader(
-    g,
-    v,
-    leader,
-    theta,
-    one_minus_b1,
-    one_minus_b2,
-    rate,
-    metric,
-    last_scale,
-    last_metric,
-):
+def _scalars(lr, count, one_minus_b1, one_minus_b2, eps, eps_root, last):
+    """Returns what is kept for the next step, and what this one is made of.
+
+    The learning rates meet as their ratio alone: one over a learning rate may
+    be infinite. Bounds stand where a product with what they multiply would be.
+    """
+    eps, eps_root = (jnp.asarray(x, float) for x in (eps, eps_root))
+    scale, inside, shift, last_rate = last
+    rate = lr / _ftml.one_minus_power(one_minus_b1, count)
+    rate = jnp.minimum(rate, 1e29)
+    correction = _ftml.one_minus_power(one_minus_b2, count)
+    is_first = last_rate == 0
+    ratio = jnp.where(is_first, 0, rate) / jnp.where(is_first, 1, last_rate)
+    ratio = (1 - one_minus_b1) * jnp.minimum(ratio, 1e38)
+    return (
+        rate,
+        correction,
+        eps,
+        eps_root,
+        one_minus_b1 * rate,
+        _ftml.metric_of(correction, eps, eps_root, one_minus_b2),
+        (
+            jnp.minimum(ratio * scale, 1e18),
+            inside,
+            jnp.minimum(ratio * shift, 1e38),
+        ),
+    )
+
+
+@jax.jit
+def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     theta = jnp.asarray(theta, leader.dtype)
-    denominator = _ftml.denominator(_ftml.next_v(g, v, one_minus_b2), *metric)
-    v = v.astype(denominator.dtype)
-    last_d = last_scale.astype(v.dtype) * _ftml.denominator(v, *last_metric)
-    pull = one_minus_b1 * _ftml.widen(g, v) + last_d * (theta - leader)
-    step = rate.astype(v.dtype) * pull / _ftml.zero_to_inf(denominator)
-    return (theta - step).astype(leader.dtype)
+    g = _ftml.widen(g, v)
+    size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, g)
+    size = _ftml.zero_to_inf(size)
+    memory = _ftml.denominator(v.astype(size.dtype), *last_metric) / size
+    memory = jnp.minimum(memory, jnp.finfo(size.dtype).max)
+    moved = step.astype(size.dtype) * (g / size) + memory * (theta - leader)
+    return _bound(theta - moved).astype(leader.dtype)
 
 
 @jax.jit
 def _step_size(v, lr, metric):
-    return jnp.asarray(lr, v.dtype) / _ftml.zero_to_inf(
-        _ftml.denominator(v, *metric)
-    )
+    size = _ftml.zero_to_inf(_ftml.denominator(v, *metric[:-1]))
+    return jnp.minimum(jnp.asarray(lr, v.dtype) / size, jnp.finfo(v.dtype).max)
+
+
+def _bound(x):
+    """Keeps x where its difference from another such number is finite."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(_bound(x.real), _bound(x.imag))
+    largest = float(jnp.finfo(x.dtype).max) / 2
+    return jnp.clip(x, -largest, largest)
 
 
 @jax.jit
@@ -229,4 +250,6 @@ def _round_to(x, dtype):
     info = jnp.finfo(dtype)
     if info.bits >= jnp.finfo(x.dtype).bits:
         return x
+    largest = float(info.max)
+    x = jnp.clip(x, -largest, largest)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant)

@@ -163,3 +163,95 @@ def test_nan_gradients_are_not_hidden(prox):
     updates, _ = optimizer.update(jnp.ones(2), state, params)
     assert jnp.isnan(updates[0])
     assert jnp.isfinite(updates[1])
+
+
+@PROXES
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("b2", [0.0, 1e-6, 0.3, 0.999])
+def test_a_small_gradient_after_a_large_one(x64, prox, dtype, b2):
+    optimizer = optax_ftml.ftml(0.1, b2=b2, prox=prox)
+    params = jnp.zeros((), dtype)
+    state = optimizer.init(params)
+    v = 0.0
+    for t, g in enumerate([1.0, 2.0**-10, 2.0**-7], start=1):
+        v = b2 * v + (1 - b2) * g**2
+        size = np.sqrt(v / (1 - b2**t)) + 1e-8
+        expected = -0.1 * 0.4 / (1 - 0.6**t) * g / size
+        updates, state = optimizer.update(jnp.asarray(g, dtype), state, params)
+        actual = np.float64(optax.tree.get(state, "v"))
+        np.testing.assert_allclose(actual, v, rtol=1e-6)
+        # The parameters stay at 0, as if the leader had been taken there.
+        if prox is not None:
+            state = state._replace(leader=jnp.zeros_like(state.leader))
+        rtol = 2 * max(float(jnp.finfo(dtype).eps), 5e-7)
+        np.testing.assert_allclose(np.float64(updates), expected, rtol=rtol)
+
+
+@PROXES
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("magnitude", [2e19, 3e38])
+def test_a_coordinate_recovers_from_a_square_that_overflows(
+    prox, dtype, magnitude
+):
+    optimizer = optax_ftml.ftml(0.1, b2=0.5, prox=prox)
+    params = jnp.zeros((), dtype)
+    state = optimizer.init(params)
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        return (params + updates, state), updates
+
+    grads = jnp.ones(200, dtype).at[5].set(magnitude)
+    _, updates = jax.lax.scan(step, (params, state), grads)
+    chex.assert_tree_all_finite(updates)
+    # As much as there could be if only this gradient had been.
+    assert jnp.all(jnp.abs(updates) <= 0.1 * 1.5)
+    size = np.abs(np.asarray(updates[-10:], np.complex64)).mean()
+    np.testing.assert_allclose(size, 0.04, rtol=0.05)
+
+
+@PROXES
+def test_infinite_gradients_are_not_hidden(prox):
+    optimizer = optax_ftml.ftml(0.1, prox=prox)
+    params = jnp.zeros(2)
+    updates, _ = optimizer.update(
+        jnp.array([jnp.inf, 1.0]), optimizer.init(params), params
+    )
+    assert jnp.isnan(updates[0])
+    assert jnp.isfinite(updates[1])
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [0.1 * 0.9**t for t in range(1200)],
+        [0.1, 1e-30, 1e-45, 0.0, 5e-39, 1e-38, 0.1, 1e38, 1e-38, 1e38, 0.1],
+    ],
+)
+@pytest.mark.parametrize("prox", [no_prox, optax_ftml.prox.box(-1.0, 1.0)])
+def test_any_learning_rates_give_finite_steps(prox, rates):
+    rates = jnp.asarray(rates, jnp.float32)
+    optimizer = optax_ftml.ftml(lambda count: rates[count], prox=prox)
+    params = jnp.array([0.5, -0.5, 0.0])
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        return (params + updates, state), (updates, state)
+
+    for scale in (1e9, 30.0, 1e-9):
+        grads = jnp.tile(scale * jnp.array([1.0, -1.0, 0.0]), (len(rates), 1))
+        _, seen = jax.lax.scan(step, (params, optimizer.init(params)), grads)
+        chex.assert_tree_all_finite(seen)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_leader_beyond_the_largest_number(dtype):
+    optimizer = optax_ftml.ftml(1e5, prox=no_prox)
+    params = jnp.asarray([6e4, -6e4], dtype)
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(jnp.sign(-params), state, params)
+        params = params + updates
+        chex.assert_tree_all_finite((params, state))

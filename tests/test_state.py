@@ -1,5 +1,7 @@
 """The state's and the updates' shapes, dtypes and structure, and what moves."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -173,3 +175,71 @@ def test_v_follows_float32_in_bfloat16(prox):
         return optax.tree.get(carry[1], "v")
 
     chex.assert_trees_all_equal(train(jnp.bfloat16), train(jnp.float32))
+
+
+def make_rounding(**numbers):
+    return optax.chain(
+        optax_ftml.ftml(**numbers, accumulator_dtype=jnp.bfloat16),
+        optax_ftml.stochastic_rounding(),
+    )
+
+
+def make_master(**numbers):
+    return optax_ftml.with_master_params(optax_ftml.ftml(**numbers, prox=BOX))
+
+
+STATES = {
+    "delta": optax_ftml.ftml,
+    "leader": functools.partial(optax_ftml.ftml, prox=BOX),
+    "rounding": make_rounding,
+    "master": make_master,
+}
+
+
+@pytest.mark.parametrize("make", STATES.values(), ids=STATES.keys())
+@pytest.mark.parametrize("wrap", ["plain", "inject", "multi", "finite"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_shares_no_buffer(make, wrap, dtype):
+    numbers = {
+        name: jnp.float32(x)
+        for name, x in {
+            "learning_rate": 0.1,
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-3,
+            "eps_root": 1e-3,
+        }.items()
+    }
+    optimizer = make(**numbers)
+    if wrap == "inject":
+
+        def injected(learning_rate, b1, b2, eps, eps_root):
+            return make(
+                learning_rate=learning_rate,
+                b1=b1,
+                b2=b2,
+                eps=eps,
+                eps_root=eps_root,
+            )
+
+        optimizer = optax.inject_hyperparams(
+            injected, hyperparam_dtype=jnp.float32
+        )(**numbers)
+    if wrap == "multi":
+        optimizer = optax.MultiSteps(optimizer, 2).gradient_transformation()
+    if wrap == "finite":  # Which wants the updates in the gradients' dtype.
+        dtype = jnp.float32
+        optimizer = optax.apply_if_finite(optimizer, 5)
+    params = {"a": jnp.ones(3, dtype), "b": jnp.ones((), dtype)}
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    grads = jax.tree.map(jnp.ones_like, params)
+    for _ in range(3):
+        params, state = step(params, state, grads)
+    if wrap != "inject":  # Optax keeps the very arrays that it is given.
+        assert not any(x.is_deleted() for x in numbers.values())

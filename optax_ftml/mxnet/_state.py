@@ -249,8 +249,10 @@ def state_to_mxnet(
 
 def _leader_form_metric(v, state):
     """Returns MXNet's d of the last update."""
-    d_scale, v_correction, eps, eps_root = (float(x) for x in state[3:])
-    return d_scale * (np.sqrt(v / v_correction + eps_root) + eps)
+    rate, v_correction, eps, eps_root = (float(x) for x in state[3:])
+    if rate == 0:
+        return np.zeros_like(v)
+    return (np.sqrt(v / v_correction + eps_root) + eps) / rate
 
 
 def _delta_form_metric(v, num_update, factor, options):
@@ -276,23 +278,24 @@ def _scalars(states, slots):
             "states must have the options beta2 and epsilon for the leader "
             "form. Give states._replace(options=...)."
         )
-    d_scale, v_correction = 0.0, 1.0
+    rate, v_correction = 0.0, 1.0
     if states.num_update > 0:
         v_correction = 1 - options["beta2"] ** states.num_update
-        # d is d_scale times this, in every element.
+        # d is this, divided by the rate, in every element.
         denominators = np.concatenate(
             [np.sqrt(s.v.ravel() / v_correction) for s in slots]
         ) + float(options["epsilon"])
         d = np.concatenate([s.d.ravel() for s in slots])
-        d_scale = np.sum(d) / np.sum(denominators)
-        if not np.allclose(d, d_scale * denominators, rtol=1e-2):
+        if np.any(d):
+            rate = np.sum(denominators) / np.sum(d)
+        if rate and not np.allclose(rate * d, denominators, rtol=1e-2):
             raise ValueError(
                 "states must be of one learning rate for the leader form, but "
                 "d / (sqrt(v / (1 - beta2^t)) + epsilon) is not the same for "
                 "all parameters."
             )
     return {
-        "d_scale": jnp.asarray(d_scale, float),
+        "rate": jnp.asarray(rate, float),
         "v_correction": jnp.asarray(v_correction, float),
         "eps": jnp.asarray(options["epsilon"], float),
         "eps_root": jnp.asarray(0.0, float),
