@@ -150,6 +150,7 @@ def cast_like(tree, other, seed, count):
 
 def _round_step(theta, u, words):
     info = jnp.finfo(theta.dtype)
+    tiny, eps, largest = map(float, (info.tiny, info.eps, info.max))
     theta, u = theta.astype(jnp.float32), jnp.asarray(u, jnp.float32)
     # theta + u = x + rest exactly (Knuth's sum of two).
     x = theta + u
@@ -162,13 +163,13 @@ def _round_step(theta, u, words):
     bits -= (rest < 0).astype(jnp.int32)
     binade = jax.lax.bitcast_convert_type(bits & 0x7F800000, jnp.float32)
     # In steps, which are not multiplied out: bfloat16 has subnormal ones.
-    binade = jnp.maximum(binade, info.tiny)
-    steps = jnp.abs(x) / binade / info.eps
+    binade = jnp.maximum(binade, tiny)
+    steps = jnp.abs(x) / binade / eps
     nearest = jnp.round(steps)
-    lost = (steps - nearest) + rest / binade / info.eps
+    lost = (steps - nearest) + rest / binade / eps
     threshold = (jnp.abs(lost) * 2.0**32).astype(jnp.uint32)
     steps = nearest + jnp.where(words < threshold, jnp.sign(lost), 0)
-    rounded = jnp.minimum(steps * info.eps * binade, info.max)
+    rounded = jnp.minimum(steps * eps * binade, largest)
     rounded = jnp.copysign(rounded, x)
     return jnp.where(jnp.isfinite(x), rounded - theta, u)
 
