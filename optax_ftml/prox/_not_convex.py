@@ -62,19 +62,16 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         safe = jnp.where(radius > 0, radius, 1)
         # 1 + mu s is rest + nu s, where nu is at least 0.
         rest = each(lambda s: 1 - s, metric)
-        nu = _root.secular(own, rest, metric, safe)
-
-        def divide(nu, x, a, s):
-            below = a + nu * s
-            return jnp.where(below > 0, x / jnp.where(below > 0, below, 1), 0)
-
-        points = own.each(divide, nu, own.x, rest, metric)
+        nu, below = _root.secular(own, rest, metric, safe)
+        points = each(jnp.divide, own.x, below)
         ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)
         found = own.sum(each(jnp.square, ratios))
-        is_free = each(lambda a: (a == 0).astype(a.dtype), rest)
-        lack = jnp.sqrt(jnp.maximum(1 - found, 0) / own.sum(is_free))
+        is_free = each(
+            lambda a: (a < jnp.finfo(a.dtype).eps).astype(a.dtype), rest
+        )
         is_short = (found < 1 - own.rounding) & (nu == 0)
-        lack = jnp.where(is_short, safe * lack, 0)
+        lack = jnp.where(is_short, 1 - found, 1) / own.sum(is_free)
+        lack = jnp.where(is_short, safe * jnp.sqrt(lack), 0)
         points = own.each(
             lambda l, p, free: p + l * free, lack, points, is_free
         )

@@ -54,10 +54,12 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _leader.Prox:
         )
 
     def solve(own):
-        (x,), (s,) = own.x, own.metric()
-        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, 1 / s))
+        (x,), scale = own.in_range()
+        x, weight = (
+            jnp.moveaxis(a, axis, -1) for a in (x, 1 / own.metric()[0])
+        )
         x = -_in_order(-x, weight) if decreasing else _in_order(x, weight)
-        return [jnp.moveaxis(x, -1, axis)]
+        return [jnp.moveaxis(x, -1, axis) * scale]
 
     return _slices.by_slice("monotone", solve, axis)
 
@@ -88,27 +90,29 @@ def _merge(x, weight):
     left, right = x[..., 0, :], x[..., 1, :]
     end, begin = left[..., -1:], right[..., :1]
 
-    def value(v, left, right, weight):
-        above = jnp.where(left < v, 0, left - v) * weight[..., 0, :]
-        below = jnp.where(right > v, 0, v - right) * weight[..., 1, :]
-        return jnp.sum(above - below, axis=-1, keepdims=True)
+    own = _slices.Slice(
+        [left, right], [weight[..., 0, :], weight[..., 1, :]], -1
+    )
+
+    def excess(v, left, right, p, q):
+        above = jnp.where(left < v, 0, left - v)
+        below = jnp.where(right > v, 0, right - v)
+        return [above * p, below * q]
 
     # Where they are in order the end of the left half changes nothing.
     is_wrong = end > begin
-    ends = weight[..., 0, -1:], weight[..., 1, :1]
+    ends = own.s[0][..., -1:], own.s[1][..., :1]
     between = (ends[0] * end + ends[1] * begin) / jnp.where(
         is_wrong, sum(ends), 1
     )
     start = jnp.where(is_wrong, between, end)
-    arguments = (left, right, weight)
-    v = _root.root(
-        value,
-        start,
-        arguments,
-        jnp.minimum(begin, end),
-        jnp.maximum(begin, end),
+    equation = _root.Equation(
+        own.sums, excess, jnp.asarray, (left, right, *own.s)
     )
-    v = v + _root.newton_step(value, v, arguments)
+    v = _root.root(
+        equation, start, jnp.minimum(begin, end), jnp.maximum(begin, end)
+    )
+    v = v + _root.newton_step(equation, v)
     return jnp.stack(
         [jnp.where(left > v, v, left), jnp.where(right < v, v, right)], axis=-2
     )

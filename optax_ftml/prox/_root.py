@@ -6,6 +6,7 @@ that is left is monotone. All that is needed of a slice are sums.
 
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +16,70 @@ from optax_ftml.prox import _slices
 MAX_ITERATIONS = 100
 
 
+class Equation(NamedTuple):
+    """One equation for each slice, whose left side decreases.
+
+    Attributes:
+        total: Sums lists of arrays over each slice, several at a time.
+        terms: A function of the multiplier and of `arrays`, with the derivative
+            that JAX gives it; it returns a list of arrays.
+        left: The left side: a function of the terms' sum and of `numbers`.
+        arrays: What the terms depend on.
+        numbers: What else the left side depends on.
+    """
+
+    total: Callable
+    terms: Callable
+    left: Callable
+    arrays: Any = ()
+    numbers: Any = ()
+
+    def __call__(self, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the left side and its derivative."""
+        terms, slopes = jax.jvp(
+            lambda mu: self.terms(mu, *self.arrays),
+            (mu,),
+            (jnp.ones_like(mu),),
+        )
+        return jax.jvp(
+            lambda total: self.left(total, *self.numbers),
+            *([total] for total in self.total(terms, slopes)),
+        )
+
+
 def root(
-    f: Callable,
+    equation: Equation,
     start: jax.Array,
-    arguments: Any = (),
     lowest: jax.typing.ArrayLike = -jnp.inf,
     highest: jax.typing.ArrayLike = jnp.inf,
+    unit: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-    """Finds mu with f(mu, *arguments) = 0 for each slice, where f decreases.
+    """Finds the multiplier at which the left side is 0.
 
     Newton's method where it stays between the points known to be on either
-    side of the zero, else their middle. If the function is convex and the
+    side of the zero, else their middle. If the left side is convex and the
     start on the left of the zero, Newton's method alone, and from the left.
 
     Args:
-        f: The function; it has the derivative that JAX gives it.
+        equation: The equation.
         start: Where to start, one for each slice.
-        arguments: What else it depends on.
-        lowest: Below it the function is linear; a step from above stops there.
-        highest: Above it the function is linear; a step from below stops there.
+        lowest: Below it the left side is linear; a step from above stops there.
+        highest: Above it the left side is linear; a step from below stops
+            there.
+        unit: The size of a multiplier whose rounding does not matter.
 
     Returns:
-        The zeros, good to some roundings; without a gradient.
+        The multipliers, good to some roundings; without a gradient.
     """
-    start, arguments, lowest, highest = jax.lax.stop_gradient(
-        (start, arguments, lowest, highest)
+    start, lowest, highest, unit, arrays, numbers = jax.lax.stop_gradient(
+        (start, lowest, highest, unit, equation.arrays, equation.numbers)
     )
+    equation = equation._replace(arrays=arrays, numbers=numbers)
     close = 2 * float(jnp.finfo(start.dtype).eps)
 
     def step(carry):
         mu, lower, upper, moves, count = carry
-        value, slope = _value_and_slope(f, mu, arguments)
+        value, slope = equation(mu)
         lower = jnp.where(value > 0, mu, lower)
         upper = jnp.where(value < 0, mu, upper)
         newton = mu - value / jnp.where(slope < 0, slope, -1)
@@ -64,7 +98,7 @@ def root(
         after = jnp.where(is_between, middle, far)
         after = jnp.where(is_good, newton, after)
         after = jnp.where(moves & (value != 0), after, mu)
-        size = jnp.maximum(jnp.abs(mu), jnp.abs(after))
+        size = jnp.maximum(jnp.maximum(jnp.abs(mu), jnp.abs(after)), unit)
         moves = moves & (jnp.abs(after - mu) > close * size)
         return after, lower, upper, moves, count + 1
 
@@ -86,20 +120,15 @@ def root(
     return mu
 
 
-def newton_step(f: Callable, mu: jax.Array, arguments: Any) -> jax.Array:
+def newton_step(equation: Equation, mu: jax.Array) -> jax.Array:
     """One more step of Newton's method, through which gradients flow.
 
     At the zero its derivative is the zero's own, by the implicit function
     theorem.
     """
-    value, slope = _value_and_slope(f, jax.lax.stop_gradient(mu), arguments)
-    return (
-        -value / jnp.where(slope < 0, slope, -1) * (slope < 0).astype(mu.dtype)
-    )
-
-
-def _value_and_slope(f, mu, arguments):
-    return jax.jvp(lambda mu: f(mu, *arguments), (mu,), (jnp.ones_like(mu),))
+    value, slope = equation(jax.lax.stop_gradient(mu))
+    step = -value / jnp.where(slope < 0, slope, -1)
+    return jnp.where(slope < 0, step, 0)
 
 
 def clipped(
@@ -128,16 +157,20 @@ def clipped(
         The solution, leaf by leaf.
     """
 
-    def value(mu, x, direction, weight, target, lower, upper):
+    def terms(mu, x, direction, weight, lower, upper):
         points = own.each(_clip, mu, x, direction, lower, upper)
-        return own.sum(_slices.each(jnp.multiply, weight, points)) - target
+        return _slices.each(jnp.multiply, weight, points)
 
-    others = (direction, weight, target, lower, upper)
-    mu = root(value, start, (own.x, *others), *limits)
+    others = (direction, weight, lower, upper)
+    equation = Equation(
+        own.sums, terms, jnp.subtract, (own.x, *others), (target,)
+    )
+    mu = root(equation, start, *limits)
     # What is left of the leaders is as small as the solution: the last step
     # does not cancel.
     x = own.each(lambda mu, x, d: x - mu * d, mu, own.x, direction)
-    last = newton_step(value, jnp.zeros_like(mu), (x, *others))
+    equation = equation._replace(arrays=(x, *others))
+    last = newton_step(equation, jnp.zeros_like(mu))
     return own.each(_clip, last, x, direction, lower, upper)
 
 
@@ -154,7 +187,7 @@ def secular(
     a: _slices.Arrays,
     b: _slices.Arrays,
     radius: jax.Array,
-) -> jax.Array:
+) -> tuple[jax.Array, _slices.Arrays]:
     """Solves || x / (a + mu b) || = radius for mu >= 0.
 
     The reciprocal of the norm is concave in mu and close to linear, so that
@@ -167,28 +200,38 @@ def secular(
         radius: Above 0.
 
     Returns:
-        The solution; 0 where the norm is below the radius already there.
+        The solution, 0 where the norm is below the radius already there, and
+        with it a + mu b, or 1 for 0.
     """
     size = _slices.each(jnp.abs, own.x)
     # No term alone exceeds the radius.
     start = own.max(
         own.each(lambda r, x, a, b: (x / r - a) / b, radius, size, a, b)
     )
-    start = jnp.maximum(start, 0)
+    most = float(jnp.finfo(start.dtype).max) / 8
+    start = jax.lax.stop_gradient(jnp.clip(start, 0, most))
+    scale = jnp.where(start > 0, start, 1)
+    # From there on, with mu = start + scale nu, all quotients are moderate.
+    below = own.each(_positive, start, a, b)
+    terms = own.each(lambda r, x, q: x / r / q, radius, size, below)
+    rates = own.each(lambda c, b, q: c * b / q, scale, b, below)
 
-    def value(mu, x, a, b, radius):
-        ratios = own.each(
-            lambda r, x, q: x / r / q,
-            radius,
-            x,
-            own.each(_positive, mu, a, b),
+    def squares(nu, terms, rates):
+        return own.each(
+            lambda n, y, c: jnp.square(y / (1 + n * c)), nu, terms, rates
         )
-        squares = own.sum(_slices.each(jnp.square, ratios))
+
+    def left(squares):
         return 1 - jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
 
-    arguments = (size, a, b, radius)
-    mu = root(value, start, arguments, jnp.zeros_like(start))
-    return jnp.maximum(mu + newton_step(value, mu, arguments), 0)
+    equation = Equation(own.sums, squares, left, (terms, rates))
+    zeros = jnp.zeros_like(start)
+    unit = (start > 0).astype(start.dtype)
+    nu = root(equation, zeros, zeros, unit=unit)
+    nu = jnp.maximum(nu + newton_step(equation, nu), 0)
+    return start + scale * nu, own.each(
+        lambda n, q, c: q * (1 + n * c), nu, below, rates
+    )
 
 
 def _positive(mu, a, b):

@@ -114,18 +114,27 @@ def _with_sum(own, x, total):
     """Projects onto what is at least 0 and has this sum."""
     own = _slices.Slice(x, own.s, own.axis)
     metric = own.metric()
-    # Below this multiplier the sum exceeds the total in one number alone, so
-    # that the zero of the convex function lies on its right.
-    start = own.max(own.each(lambda t, x, s: (x - t) / s, total, x, metric))
+    # Below any of these the sum exceeds the total in one number alone, so that
+    # the zero of the convex function lies on the right of all.
+    lowest = own.each(lambda t, x, s: (x - t) / s, total, x, metric)
+    start = own.max(lowest)
     ones, zeros, infinities = (
         [jnp.asarray(value, leaf.dtype) for leaf in x]
         for value in (1, 0, jnp.inf)
     )
     points = _root.clipped(own, metric, ones, total, zeros, infinities, start)
-    # Leaders far larger than the total leave a sum with their rounding.
+    # Leaders far larger than the total leave a sum with their rounding, or 0:
+    # then the last to become 0 have everything.
     found = own.sum(points)
-    scale = total / jnp.where(found > 0, found, 1)
-    points = own.each(lambda scale, p: p * scale, scale, points)
+    is_last = own.each(lambda first, low: low >= first, start, lowest)
+    share = total / own.count(is_last).astype(own.dtype)
+    points = own.where(
+        found > 0,
+        own.each(
+            lambda c, p: p * c, total / jnp.where(found > 0, found, 1), points
+        ),
+        own.each(lambda c, last: jnp.where(last, c, 0), share, is_last),
+    )
     is_feasible = own.all(each(lambda x: x >= 0, x)) & (
         jnp.abs(own.sum(x) - total) <= own.rounding * total
     )
@@ -176,8 +185,8 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         metric = own.metric()
         ones = [jnp.ones([], s.dtype) for s in metric]
         safe = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
-        mu = _root.secular(own, ones, metric, safe)
-        points = own.each(lambda m, x, s: x / (1 + m * s), mu, own.x, metric)
+        _, below = _root.secular(own, ones, metric, safe)
+        points = each(jnp.divide, own.x, below)
         points = own.where(radius > 0, points, each(jnp.zeros_like, points))
         ratios = own.each(lambda r, x: jnp.abs(x) / r, safe, own.x)
         squares = own.sum(each(jnp.square, ratios))
@@ -345,26 +354,19 @@ def box_section(
             _like(own.x, value) for value in (normal, lower, upper)
         )
         direction = each(jnp.multiply, metric, a)
-        # The multipliers at which a number arrives at one of its bounds.
-        arrivals = [
-            each(_arrival, own.x, direction, bound) for bound in (lower, upper)
-        ]
-        latest, minus_earliest = (
-            own.max(each(functools.partial(_finite_max, sign), *arrivals))
-            for sign in (1, -1)
-        )
-        highest = jnp.where(latest > -jnp.inf, latest, jnp.inf)
-        lowest = -jnp.where(minus_earliest > -jnp.inf, minus_earliest, jnp.inf)
-        start = jnp.clip(jnp.zeros_like(highest), lowest, highest)
-        points = _root.clipped(
-            own, direction, a, offset, lower, upper, start, lowest, highest
-        )
+        points = own
+        for _ in range(2):  # The solution, and what its rounding has left.
+            points = _slices.Slice(
+                _section(points, direction, a, offset, lower, upper),
+                own.s,
+                own.axis,
+            )
         products = each(jnp.multiply, a, own.x)
         size = own.sum(each(jnp.abs, products))
         is_inside = own.all(
             each(lambda x, p, q: (x >= p) & (x <= q), own.x, lower, upper)
         ) & _is_equal(own.sum(products), offset, size, own)
-        return own.where(is_inside, own.x, points)
+        return own.where(is_inside, own.x, points.x)
 
     return _slices.by_slice(
         "box_section",
@@ -373,6 +375,23 @@ def box_section(
         slice_numbers={"offset": offset},
         numbers={"lower": lower, "upper": upper, "normal": normal},
         check=_checks.check_section,
+    )
+
+
+def _section(own, direction, a, offset, lower, upper):
+    # The multipliers at which a number arrives at one of its bounds.
+    arrivals = [
+        each(_arrival, own.x, direction, bound) for bound in (lower, upper)
+    ]
+    latest, minus_earliest = (
+        own.max(each(functools.partial(_finite_max, sign), *arrivals))
+        for sign in (1, -1)
+    )
+    highest = jnp.where(latest > -jnp.inf, latest, jnp.inf)
+    lowest = -jnp.where(minus_earliest > -jnp.inf, minus_earliest, jnp.inf)
+    start = jnp.clip(jnp.zeros_like(highest), lowest, highest)
+    return _root.clipped(
+        own, direction, a, offset, lower, upper, start, lowest, highest
     )
 
 

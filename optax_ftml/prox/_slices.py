@@ -56,6 +56,20 @@ class Slice:
         """Sums over each slice."""
         return self._reduce(jnp.sum, jnp.add, arrays)
 
+    def sums(self, *lists: Arrays) -> Arrays:
+        """Sums several over each slice, in one pass and one message."""
+        axes = [tuple(a + 1 for a in self.axes(x)) for x in lists[0]]
+        keep = self.axis is not None
+        stacked = [jnp.stack(arrays) for arrays in zip(*lists, strict=True)]
+        total = functools.reduce(
+            jnp.add,
+            [
+                jnp.sum(x, axis=axis, keepdims=keep).astype(self.dtype)
+                for x, axis in zip(stacked, axes, strict=True)
+            ],
+        )
+        return [total[i] for i in range(len(lists))]
+
     def max(self, arrays: Arrays) -> jax.Array:
         """The largest in each slice."""
         return self._reduce(jnp.max, jnp.maximum, arrays)
@@ -109,15 +123,23 @@ class Slice:
         1; where some are, these get so little that they move last.
         """
         largest = jax.lax.stop_gradient(self.max(self.s))
-        inverse = 1 / jnp.where(largest > 0, largest, 1)
-        return self.each(
-            lambda scale, top, s: jnp.where(
-                top.astype(s.dtype) > 0, jnp.maximum(s * scale, 1e-20), 1
-            ),
-            inverse,
-            [largest] * len(self.s),
-            self.s,
-        )
+        least = float(jnp.finfo(self.dtype).eps) ** 2
+
+        def scaled(top, s):
+            is_any = top > 0
+            return jnp.where(
+                is_any, jnp.maximum(s / jnp.where(is_any, top, 1), least), 1
+            )
+
+        return self.each(scaled, largest, self.s)
+
+    def in_range(self) -> tuple[Arrays, Arrays]:
+        """The leaders, and powers of 2 by which no huge one overflows."""
+        largest = jax.lax.stop_gradient(self.max(each(jnp.abs, self.x)))
+        _, power = jnp.frexp(largest)
+        limit = jnp.finfo(self.dtype).maxexp // 4
+        scale = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(power - limit, 0))
+        return self.each(lambda c, x: x / c, scale, self.x), scale
 
     def where(self, condition: jax.Array, a: Arrays, b: Arrays) -> Arrays:
         """Chooses slice by slice."""

@@ -65,15 +65,14 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         )
         weight = own.each(jnp.multiply, strength, own.s)
         ones = [jnp.ones([], s.dtype) for s in own.s]
-        tau = _root.secular(own, weight, ones, jnp.ones_like(strength))
-
-        def shrink(tau, x, w):
-            is_moved = (w > 0) & (tau + w > 0)
-            return jnp.where(
-                is_moved, x * (tau / jnp.where(is_moved, tau + w, 1)), x
-            )
-
-        return own.each(shrink, tau, own.x, weight)
+        tau, below = _root.secular(own, weight, ones, jnp.ones_like(strength))
+        return own.each(
+            lambda tau, x, w, q: jnp.where(w > 0, x * (tau / q), x),
+            tau,
+            own.x,
+            weight,
+            below,
+        )
 
     return _slices.by_slice(
         "group_lasso",

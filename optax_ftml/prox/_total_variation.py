@@ -58,21 +58,16 @@ def total_variation(strength: Any, *, axis: int = -1) -> _leader.Prox:
     _checks.check_one_axis(axis)
 
     def solve(own, strength):
-        (x,), (s,) = own.x, own.metric()
-        largest = own.max(own.s)
-        x, weight, strength = (
-            jnp.moveaxis(a, axis, -1)
-            for a in (
-                x,
-                1 / s,
-                jnp.broadcast_to(strength, largest.shape) * largest,
-            )
-        )
-        if x.shape[-1] == 1:
+        if own.size == 1:
             return own.x
-        problem = (x, weight, strength)
+        (x,), scale = own.in_range()
+        strength = strength / scale * own.max(own.s)
+        problem = [
+            jnp.moveaxis(a, axis, -1)
+            for a in (x, 1 / own.metric()[0], strength)
+        ]
         tilt = _cuts(*jax.lax.stop_gradient(problem))
-        return [jnp.moveaxis(_means(*problem, tilt), -1, axis)]
+        return [jnp.moveaxis(_means(*problem, tilt), -1, axis) * scale]
 
     return _slices.by_slice(
         "total_variation", solve, axis, slice_numbers={"strength": strength}
