@@ -127,11 +127,11 @@ def _with_sum(own, x, total):
     # then the last to become 0 have everything.
     found = own.sum(points)
     is_last = own.each(lambda first, low: low >= first, start, lowest)
-    share = total / own.count(is_last).astype(own.dtype)
+    share = total / jnp.maximum(own.count(is_last), 1).astype(own.dtype)
     points = own.where(
-        found > 0,
+        ~(found <= 0),
         own.each(
-            lambda c, p: p * c, total / jnp.where(found > 0, found, 1), points
+            lambda c, p: p * c, total / jnp.where(found <= 0, 1, found), points
         ),
         own.each(lambda c, last: jnp.where(last, c, 0), share, is_last),
     )
