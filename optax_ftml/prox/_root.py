@@ -42,9 +42,9 @@ class Equation(NamedTuple):
             (mu,),
             (jnp.ones_like(mu),),
         )
+        total, slope = self.total(terms, slopes)
         return jax.jvp(
-            lambda total: self.left(total, *self.numbers),
-            *([total] for total in self.total(terms, slopes)),
+            lambda total: self.left(total, *self.numbers), (total,), (slope,)
         )
 
 

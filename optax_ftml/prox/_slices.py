@@ -103,7 +103,9 @@ class Slice:
             ],
         )
 
-    def each(self, function: Callable, number: jax.Array, *lists: Arrays):
+    def each(
+        self, function: Callable, number: jax.Array, *lists: Arrays
+    ) -> Arrays:
         """Maps over the leaves, with a number of each slice."""
         return each(
             lambda x, *others: function(number.astype(x.dtype), *others),
@@ -133,7 +135,7 @@ class Slice:
 
         return self.each(scaled, largest, self.s)
 
-    def in_range(self) -> tuple[Arrays, Arrays]:
+    def in_range(self) -> tuple[Arrays, jax.Array]:
         """The leaders, and powers of 2 by which no huge one overflows."""
         largest = jax.lax.stop_gradient(self.max(each(jnp.abs, self.x)))
         _, power = jnp.frexp(largest)
