@@ -46,8 +46,9 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         >>> import jax.numpy as jnp
         >>> import optax_ftml
         >>> f = optax_ftml.prox.l2_sphere(1.0)
-        >>> print(f(jnp.array([0.3, 0.4]), jnp.ones(2)))
-        [0.6 0.8]
+        >>> theta = f(jnp.array([0.3, 0.4]), jnp.ones(2))
+        >>> print([f"{x:.2f}" for x in theta])
+        ['0.60', '0.80']
 
     References:
         Moré and Sorensen, `Computing a Trust Region Step
