@@ -1,5 +1,6 @@
 """Errors for arguments that the mathematics has no meaning for."""
 
+import inspect
 import numbers
 from typing import Any
 
@@ -71,6 +72,11 @@ def check_seed(seed: Any) -> None:
     """Raises unless it is an integer or an integer array of shape ()."""
     if not jnp.issubdtype(getattr(seed, "dtype", type(seed)), jnp.integer):
         raise TypeError(f"seed must be an integer, got {seed!r}.")
+    if np.shape(seed) != ():
+        raise ValueError(
+            "seed must be an integer or an array of shape (), got an array of "
+            f"shape {np.shape(seed)}."
+        )
 
 
 def check_master_dtype(dtype: Any) -> None:
@@ -110,6 +116,26 @@ def check_callable(name: str, value: Any) -> None:
     """Raises unless the value can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}.")
+
+
+def check_prox_function(prox: Any) -> None:
+    """Raises unless it can be called with a leader and a step size."""
+    check_callable("prox", prox)
+    name = getattr(prox, "__qualname__", "")
+    module = getattr(prox, "__module__", None) or ""
+    if module.startswith("optax_ftml.prox") and name.isidentifier():
+        raise TypeError(
+            f"prox must be what optax_ftml.prox.{name}(...) returns, got "
+            f"{name} itself."
+        )
+    try:
+        inspect.signature(prox).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"prox must be a function of (leader, step_size), got {prox!r}."
+        ) from None
+    except ValueError:
+        pass  # It has no signature.
 
 
 def check_params(params: Any) -> None:

@@ -210,7 +210,9 @@ def ftml(
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`. Updates have their
         gradients' dtype. The state is a :class:`optax_ftml.ScaleByFtmlState` in
-        a chain, or with a ``prox`` a :class:`optax_ftml.FtmlLeaderState`.
+        a chain, or with a ``prox`` a :class:`optax_ftml.FtmlLeaderState`. With
+        a ``prox`` and ``b1`` the Python number 0 nothing remembers the leader,
+        and the state is a :class:`optax_ftml.ScaleByFtmlState`: one slot.
 
     Raises:
         ValueError: A number out of its range, an unusable

@@ -1,5 +1,13 @@
-"""The leader form of FTML: for constraints and penalties, with a prox."""
+"""The leader form of FTML: for constraints and penalties, with a prox.
 
+XLA writes a donated state in place, but copies it first where something else
+reads it, unless it knows of an order. Two devices give it one. `_after` makes a
+result depend on another by a choice that LLVM, which sees how it ends, leaves
+out. `_in_turn` does so with scalars, which a GPU then computes in one kernel;
+its barrier keeps them from being computed again in the kernel of each leaf.
+"""
+
+import numbers
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -10,7 +18,9 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml._precision import _master_params
 from optax_ftml._precision import _stochastic_rounding
+from optax_ftml._precision import _update_to
 
 Prox = Callable[[optax.Params, optax.Params], optax.Params]
 
@@ -42,8 +52,6 @@ class FtmlLeaderState(NamedTuple):
         >>> params = jnp.array([0.9, 0.0])
         >>> state = optimizer.init(params)
         >>> updates, state = optimizer.update(-jnp.ones(2), state, params)
-        >>> print([f"{x:.2f}" for x in params + updates])
-        ['1.00', '0.50']
         >>> print([f"{x:.2f}" for x in state.leader])
         ['1.40', '0.50']
     """
@@ -72,19 +80,25 @@ def leader_form(
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_accumulator_dtype(accumulator_dtype)
     _checks.check_seed(seed)
-    _checks.check_callable("prox", prox)
+    _checks.check_prox_function(prox)
+    if isinstance(b1, numbers.Real) and b1 == 0:
+        return _without_memory(
+            learning_rate, b2, eps, eps_root, accumulator_dtype, seed, prox
+        )
 
     def init_fn(params):
+        v = _ftml.init_v(params, accumulator_dtype)
+        _try(prox, params)
         return FtmlLeaderState(
             count=jnp.zeros([], jnp.int32),
-            v=_ftml.init_v(params, accumulator_dtype),
+            v=v,
             leader=jax.tree.map(
                 lambda p: jnp.zeros_like(p, dtype=_ftml.at_least_float32(p)),
                 params,
             ),
             rate=jnp.zeros([], float),
             v_correction=jnp.ones([], float),
-            # Copies: a step may be given this state and b1's array to reuse.
+            # Copies, which no one else has, so that a step may reuse them.
             eps=jnp.array(eps, float),
             eps_root=jnp.array(eps_root, float),
         )
@@ -93,28 +107,17 @@ def leader_form(
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        lr = jnp.asarray(
-            learning_rate(state.count)
-            if callable(learning_rate)
-            else learning_rate,
-            float,
-        )
+        lr = _at(learning_rate, state.count)
         # What the last step left is read before its place is written to.
-        last = _in_turn(
-            *_ftml.metric_of(
-                state.v_correction, state.eps, state.eps_root, 0.0
-            )[:-1],
-            state.rate,
-        )
+        last = _in_turn(*_last_metric(state), state.rate)
         count = optax.safe_increment(state.count)
         _, *kept, step, metric, last_metric = _in_turn(
             last[-1], *_scalars(lr, count, 1 - b1, 1 - b2, eps, eps_root, last)
         )
         weights = _ftml.weights(b2)
+        scalars = (step, metric, last_metric, weights)
         leader = jax.tree.map(
-            lambda *arrays: _next_leader(
-                *arrays, step, metric, last_metric, weights
-            ),
+            lambda *arrays: _next_leader(*arrays, *scalars),
             updates,
             state.v,
             state.leader,
@@ -130,7 +133,7 @@ def leader_form(
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
         updates = jax.tree.map(
-            lambda x, v, theta, g: _update_to(_after(x, v), theta, g),
+            lambda x, v, theta, g: _update_to.update_to(_after(x, v), theta, g),
             target,
             v,
             params,
@@ -146,23 +149,184 @@ def leader_form(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _after(x, y):
-    """Returns x, which XLA then computes after y.
+def _without_memory(
+    learning_rate, b2, eps, eps_root, accumulator_dtype, seed, prox
+):
+    """Returns the leader form of b1 = 0, whose state is v alone."""
 
-    Where x is written in the place of something that y reads, XLA copies that
-    first unless it knows of an order. It takes the choice here to depend on y;
-    LLVM, which sees that it is always x, leaves it out.
+    def init_fn(params):
+        v = _ftml.init_v(params, accumulator_dtype)
+        _try(prox, params)
+        return _ftml.ScaleByFtmlState(jnp.zeros([], jnp.int32), v)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_like("updates", updates, state.v)
+        _checks.check_like("params", params, state.v)
+        lr = _at(learning_rate, state.count)
+        count = optax.safe_increment(state.count)
+        correction = _ftml.one_minus_power(1 - b2, count)
+        metric = _ftml.metric_of(correction, eps, eps_root, 1 - b2)
+        v = jax.tree.map(
+            lambda g, v: _ftml.next_v(g, v, *_ftml.weights(b2)),
+            updates,
+            state.v,
+        )
+        leader = jax.tree.map(
+            lambda g, v, theta: _step(g, v, theta, lr, metric),
+            updates,
+            v,
+            params,
+        )
+        step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
+        target = prox(leader, step_sizes)
+        _checks.check_prox(target, leader)
+        updates = jax.tree.map(_update_to.update_to, target, params, updates)
+        return updates, _ftml.ScaleByFtmlState(
+            count, _stochastic_rounding.cast_like(v, state.v, seed, count)
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _try(prox, params):
+    """Calls prox on shapes alone, for its errors to come from init."""
+
+    def like(kind):
+        def leaf(p):
+            dtype = kind(_ftml.at_least_float32(p))
+            return jax.ShapeDtypeStruct(jnp.shape(p), dtype)
+
+        return jax.tree.map(leaf, params)
+
+    leader = like(jnp.dtype)
+    try:
+        steps = like(lambda x: jnp.finfo(x).dtype)
+        target = jax.eval_shape(prox, leader, steps)
+    except jax.errors.JAXTypeError:
+        return  # It looks at values, and cannot be asked here.
+    _checks.check_prox(target, leader)
+
+
+def multipliers(state: optax.OptState, params: optax.Params) -> optax.Params:
+    r"""Reads the multipliers of the constraints from an optimizer's state.
+
+    .. math::
+        d_t (\ell_t - \theta_t), \qquad d_t = \frac{1 - \beta_1^t}{\eta_t}
+            \left( \sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
+            + \varepsilon \right)
+
+    It is the force with which the loss pushes against the constraint or the
+    penalty, in units of the loss a unit of the parameter, and at rest the
+    Lagrange multiplier: minus the gradient of the loss.
+
+    Args:
+        state: The state of :func:`optax_ftml.ftml` with a ``prox``, alone or
+            within the states of others: chains, :func:`optax.partition`,
+            :func:`optax.inject_hyperparams`, :class:`optax.MultiSteps`.
+        params: The parameters that its last step led to.
+
+    Returns:
+        A tree like the parameters, in the leader's dtype. Where a parameter
+        has no leader, because another optimizer trains it, there is an
+        :class:`optax.MaskedNode`.
+
+    Raises:
+        ValueError: There is no leader, more than one for a parameter, or
+            nothing to read: before the first step and after one with learning
+            rate 0. Under :func:`jax.jit`, where these two are not known, the
+            multipliers are NaN.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> optimizer = optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-1, 1))
+        >>> params = jnp.zeros(2)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):  # The loss pulls to 3 and 0.5.
+        ...     grads = 2 * (params - jnp.array([3.0, 0.5]))
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params += updates
+        >>> print(optax_ftml.multipliers(state, params).round(3))
+        [4. 0.]
     """
+    found = list(_leader_states(state, params))
+    if not found:
+        raise ValueError(
+            "state must hold a leader, got none: without a prox the leader is "
+            "the parameters, and with b1 the number 0 none is kept."
+        )
+    for node, _ in found:
+        if not isinstance(node.rate, jax.core.Tracer) and not node.rate > 0:
+            raise ValueError(
+                "state must be after a step with a learning rate above 0, got "
+                f"{node.count} steps and a last learning rate of 0."
+            )
+
+    def merge(*forces):
+        present = [x for x in forces if not _is_masked(x)]
+        if len(present) > 1:
+            raise ValueError("state must hold one leader a parameter.")
+        return present[0] if present else forces[0]
+
+    return jax.tree.map(
+        merge, *(_forces(*each) for each in found), is_leaf=_is_masked
+    )
+
+
+def _leader_states(state, params):
+    """Yields the leader forms' states, each with the parameters it saw."""
+    nodes = (FtmlLeaderState, _master_params.MasterParamsState)
+    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nodes)):
+        if isinstance(node, FtmlLeaderState):
+            yield node, params
+        elif isinstance(node, _master_params.MasterParamsState):
+            seen = jax.tree.map(
+                lambda p, m: p if _is_masked(m) else m, params, node.master
+            )
+            yield from _leader_states(node.inner_state, seen)
+
+
+def _forces(state, params):
+    metric = _last_metric(state)
+
+    def force(leader, v, theta):
+        if _is_masked(leader):
+            return leader
+        theta = jnp.asarray(theta, leader.dtype)
+        v = v.astype(jnp.finfo(leader.dtype).dtype)
+        rate = state.rate.astype(v.dtype)
+        rate = jnp.where(rate == 0, jnp.nan, rate)
+        return _ftml.denominator(v, *metric) * ((leader - theta) / rate)
+
+    return jax.tree.map(
+        force, state.leader, state.v, params, is_leaf=_is_masked
+    )
+
+
+def _last_metric(state):
+    _, correction, eps, eps_root = state[3:]
+    return _ftml.metric_of(correction, eps, eps_root, 0.0)[:-1]
+
+
+def _is_masked(x):
+    return isinstance(x, optax.MaskedNode)
+
+
+def _at(learning_rate, count):
+    if callable(learning_rate):
+        learning_rate = learning_rate(count)
+    return jnp.asarray(learning_rate, float)
+
+
+def _after(x, y):
+    """Returns x, which XLA then computes after y."""
     never = (y == y) & (y != y)
     return jnp.where(never, -1, x)
 
 
 def _in_turn(*scalars):
-    """Returns the scalars, in the same tree, each after the one before.
-
-    XLA's GPU compiler puts what depends on each other into one kernel. The
-    barrier keeps it from computing them again in the kernel of each leaf.
-    """
+    """Returns the scalars, in the same tree, each after the one before."""
     scalars, structure = jax.tree.flatten(scalars)
     for i in range(1, len(scalars)):
         scalars[i] = _after(scalars[i], scalars[i - 1])
@@ -212,6 +376,15 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
 
 
 @jax.jit
+def _step(g, v, theta, lr, metric):
+    theta = jnp.asarray(theta, _ftml.at_least_float32(theta))
+    g = _ftml.widen(g, v)
+    size = _ftml.zero_to_inf(_ftml.denominator(v, *metric, g))
+    moved = jnp.minimum(lr, 1e29).astype(v.dtype) * (g / size)
+    return _bound(theta - moved).astype(theta.dtype)
+
+
+@jax.jit
 def _step_size(v, lr, metric):
     size = _ftml.zero_to_inf(_ftml.denominator(v, *metric[:-1]))
     return jnp.minimum(jnp.asarray(lr, v.dtype) / size, jnp.finfo(v.dtype).max)
@@ -223,33 +396,3 @@ def _bound(x):
         return jax.lax.complex(_bound(x.real), _bound(x.imag))
     largest = float(jnp.finfo(x.dtype).max) / 2
     return jnp.clip(x, -largest, largest)
-
-
-@jax.jit
-def _update_to(target, theta, g):
-    """Returns the update, in g's dtype, that takes theta to the target.
-
-    Where theta + (target - theta) would round to beyond the target, which may
-    be the edge of the feasible set, it stops short of it.
-    """
-    theta = jnp.asarray(theta)
-    dtype = theta.dtype
-    if jnp.iscomplexobj(target):
-        return (target - theta).astype(g.dtype)
-    theta = theta.astype(target.dtype)
-    target = _round_to(target, dtype)
-    delta = _round_to(target - theta, g.dtype)
-    reached = _round_to(theta + delta, dtype)
-    is_beyond = jnp.where(delta > 0, reached > target, reached < target)
-    shorter = delta * (1 - jnp.finfo(g.dtype).eps)
-    return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
-
-
-def _round_to(x, dtype):
-    # A cast to a narrow dtype and back XLA may leave out; this it may not.
-    info = jnp.finfo(dtype)
-    if info.bits >= jnp.finfo(x.dtype).bits:
-        return x
-    largest = float(info.max)
-    x = jnp.clip(x, -largest, largest)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)

@@ -51,7 +51,11 @@ def numbers(*cases):
         ({"accumulator_dtype": "floaty"}, TypeError, ("floaty",)),
         ({"seed": 0.5}, TypeError, ("integer", "0.5")),
         ({"seed": None}, TypeError, ("integer", "None")),
+        ({"seed": np.ones(2, int)}, ValueError, ("shape ()", "(2,)")),
         ({"prox": 0.1}, TypeError, ("function", "0.1")),
+        ({"prox": prox.non_negative}, TypeError, ("non_negative(...)",)),
+        ({"prox": prox.box}, TypeError, ("box(...)",)),
+        ({"prox": lambda x: x}, TypeError, ("(leader, step_size)",)),
     ),
 )
 def test_arguments(kwargs, error, words):
@@ -177,11 +181,21 @@ def test_parameters_that_are_not_floating(form, leaf):
     ],
 )
 def test_what_a_prox_returns(function, error, words):
-    optimizer = optax_ftml.ftml(prox=function)
-    with pytest.raises(error, match="prox") as info:
-        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
-    for word in words:
-        assert word in str(info.value)
+    for b1 in (0.6, 0):
+        optimizer = optax_ftml.ftml(b1=b1, prox=function)
+        with pytest.raises(error, match="prox") as info:
+            optimizer.init(PARAMS)
+        for word in words:
+            assert word in str(info.value)
+
+
+def test_a_prox_may_look_at_values_outside_jit():
+    def f(leader, step_size):
+        return jax.tree.map(lambda x: x if x.sum() > 0 else -x, leader)
+
+    optimizer = optax_ftml.ftml(prox=f)
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert jnp.all(updates["b"] < 0)
 
 
 @pytest.mark.parametrize(
