@@ -1,12 +1,12 @@
 """Any Euclidean prox or projection, made one in the metric."""
 
+import functools
 import numbers
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.sparse.linalg
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _leader
@@ -100,23 +100,17 @@ def in_metric(
             _shared_checks.check_prox(result, jax.tree.unflatten(treedef, x))
             return jax.tree.leaves(result)
 
-        arguments = (x, ratio, alpha)
-        frozen = jax.lax.stop_gradient(arguments)
-        found = _iterate(
-            lambda y: apply(y, *frozen),
-            own,
-            *frozen[:2],
-            tolerance,
-            max_iterations,
-        )
-        result = jax.lax.custom_root(
-            lambda y: each(jnp.subtract, apply(y, *arguments), y),
-            found,
-            lambda _, found: found,
-            lambda g, b: jax.scipy.sparse.linalg.bicgstab(
-                g, b, tol=tolerance, maxiter=max_iterations
-            )[0],
-        )
+        def solve(x, ratio, alpha):
+            return _iterate(
+                lambda y: apply(y, x, ratio, alpha),
+                own,
+                x,
+                ratio,
+                tolerance,
+                max_iterations,
+            )
+
+        result = _fixed_point(solve, apply, max_iterations, (x, ratio, alpha))
         return jax.tree.unflatten(treedef, result)
 
     return prox
@@ -169,3 +163,31 @@ def _iterate(apply, own, x, ratio, tolerance, max_iterations):
         ),
     )
     return theta
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _fixed_point(solve, apply, max_iterations, arguments):
+    """Solves theta = apply(theta, *arguments), with its gradient."""
+    del apply, max_iterations
+    return solve(*arguments)
+
+
+def _fixed_point_forward(solve, apply, max_iterations, arguments):
+    del apply, max_iterations
+    theta = solve(*arguments)
+    return theta, (theta, arguments)
+
+
+def _fixed_point_backward(solve, apply, max_iterations, saved, cotangent):
+    del solve
+    theta, arguments = saved
+    _, pull = jax.vjp(lambda y, others: apply(y, *others), theta, arguments)
+
+    def step(_, u):
+        return each(jnp.add, cotangent, pull(u)[0])
+
+    u = jax.lax.fori_loop(0, max_iterations, step, cotangent)
+    return (pull(u)[1],)
+
+
+_fixed_point.defvjp(_fixed_point_forward, _fixed_point_backward)

@@ -61,7 +61,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _leader.Prox:
         if own.size == 1:
             return own.x
         (x,), scale = own.in_range()
-        strength = strength / scale * own.max(own.s)
+        strength = strength / scale * jax.lax.stop_gradient(own.max(own.s))
         problem = [
             jnp.moveaxis(a, axis, -1)
             for a in (x, 1 / own.metric()[0], strength)
