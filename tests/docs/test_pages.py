@@ -54,6 +54,9 @@ OPTIMIZERS = {
     "`optax_ftml.ftml`, leader form": optax_ftml.ftml(
         prox=optax_ftml.prox.non_negative()
     ),
+    "`optax_ftml.ftml`, leader form, `b1=0`": optax_ftml.ftml(
+        b1=0, prox=optax_ftml.prox.non_negative()
+    ),
     "`ftml(accumulator_dtype=jnp.bfloat16)`": optax_ftml.ftml(
         accumulator_dtype=jnp.bfloat16
     ),
