@@ -20,7 +20,7 @@ def update_to(target, theta, g):
     delta = _round_to(target - theta, g.dtype)
     reached = _round_to(theta + delta, dtype)
     is_beyond = jnp.where(delta > 0, reached > target, reached < target)
-    shorter = delta * (1 - jnp.finfo(g.dtype).eps)
+    shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
     return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
 
 
