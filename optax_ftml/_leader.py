@@ -369,9 +369,10 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     g = _ftml.widen(g, v)
     size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, g)
     size = _ftml.zero_to_inf(size)
-    memory = _ftml.denominator(v.astype(size.dtype), *last_metric) / size
-    memory = jnp.minimum(memory, jnp.finfo(size.dtype).max)
-    moved = step.astype(size.dtype) * (g / size) + memory * (theta - leader)
+    # One division: XLA writes out a denominator that two of them need.
+    last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
+    pull = step.astype(size.dtype) * g + _bound(last_size * (theta - leader))
+    moved = pull / size
     return _bound(theta - moved).astype(leader.dtype)
 
 
