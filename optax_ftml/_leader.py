@@ -372,8 +372,8 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
     pull = step.astype(size.dtype) * g + _bound(last_size * (theta - leader))
-    moved = pull / size
-    return _bound(theta - moved).astype(leader.dtype)
+    moved = _bound(pull / size)
+    return (theta - moved).astype(leader.dtype)
 
 
 @jax.jit
@@ -382,7 +382,7 @@ def _step(g, v, theta, lr, metric):
     g = _ftml.widen(g, v)
     size = _ftml.zero_to_inf(_ftml.denominator(v, *metric, g))
     moved = jnp.minimum(lr, 1e29).astype(v.dtype) * (g / size)
-    return _bound(theta - moved).astype(theta.dtype)
+    return (theta - _bound(moved)).astype(theta.dtype)
 
 
 @jax.jit
@@ -392,7 +392,7 @@ def _step_size(v, lr, metric):
 
 
 def _bound(x):
-    """Keeps x where its difference from another such number is finite."""
+    """Keeps a step where a parameter and it have a finite sum."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(_bound(x.real), _bound(x.imag))
     largest = float(jnp.finfo(x.dtype).max) / 2
