@@ -255,3 +255,15 @@ def test_a_leader_beyond_the_largest_number(dtype):
         updates, state = optimizer.update(jnp.sign(-params), state, params)
         params = params + updates
         chex.assert_tree_all_finite((params, state))
+
+
+@PROXES
+@pytest.mark.parametrize("seed", [2**31, 2**32 - 1, 2**70, -1, np.int64(2**20)])
+def test_any_integer_is_a_seed(prox, seed):
+    optimizer = optax.chain(
+        optax_ftml.ftml(seed=seed, accumulator_dtype=jnp.bfloat16, prox=prox),
+        optax_ftml.stochastic_rounding(seed),
+    )
+    params = jnp.ones(4, jnp.bfloat16)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_tree_all_finite(updates)

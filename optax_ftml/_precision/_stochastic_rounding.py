@@ -195,7 +195,8 @@ def _random_words(seed, count, tree, path, like):
         # fuses, and each device computes its own part. Both words of the key
         # have to be alike for vmap: hence the zeros. A leaf counts from a
         # number of its own lest XLA write out what two leaves would share.
-        key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (seed, count))
+        whole = np.uint32(seed % 2**32) if isinstance(seed, int) else seed
+        key, step = (jnp.asarray(x).astype(jnp.uint32) for x in (whole, count))
         digits, total = _position(_coordinates(like, axes), like.shape)
         return random.threefry2x32_p.bind(
             key + leaf + 0 * step,
