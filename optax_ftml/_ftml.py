@@ -349,7 +349,8 @@ def _direction(g, v, scale, metric, has_eps):
     size = denominator(v, *metric, wide)
     if not has_eps:
         size = zero_to_inf(size)
-    return narrow(scale.astype(v.dtype) * (wide / size), g.dtype)
+    # The division last: after a product XLA's CPU compiler would write out g.
+    return narrow(scale.astype(v.dtype) * wide / size, g.dtype)
 
 
 def denominator(v, scale, inside, eps, least=0.0, g=0.0):
