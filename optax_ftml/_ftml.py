@@ -324,7 +324,7 @@ def metric_of(correction, eps, eps_root, one_minus_b2):
     return (
         scale,
         jnp.minimum(correction * eps_root, 1e30),
-        jnp.minimum(eps, jnp.finfo(jnp.float32).max),
+        jnp.minimum(eps, 1e30),
         scale * jnp.sqrt(one_minus_b2),
     )
 

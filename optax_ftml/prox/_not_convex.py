@@ -184,7 +184,7 @@ def _places(own):
     places, before = [], 0
     for x in own.x:
         place = jnp.zeros(x.shape, jnp.int32)
-        for i in own.axes(x):
+        for i in _slices.axes_of(x.shape, own.axis):
             iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, i)
             place = place * x.shape[i] + iota
         places.append(own.size - 1 - before - place)

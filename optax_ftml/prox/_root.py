@@ -218,8 +218,10 @@ def secular(
     rates = own.each(lambda c, b, q: c * b / q, scale, b, below)
 
     def squares(nu, terms, rates):
-        return own.each(
-            lambda n, y, c: jnp.square(y / (1 + n * c)), nu, terms, rates
+        return _slices.each(
+            lambda y, c: jnp.square(y / (1 + nu.astype(y.dtype) * c)),
+            terms,
+            rates,
         )
 
     def left(squares):

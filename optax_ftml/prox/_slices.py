@@ -25,6 +25,20 @@ def each(function: Callable, *lists: Arrays) -> Arrays:
     return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
+def sums(axis: Any, dtype: Any, *lists: Arrays) -> Arrays:
+    """Sums several over each slice, in one pass and one message."""
+    axes = [tuple(a + 1 for a in axes_of(x.shape, axis)) for x in lists[0]]
+    stacked = [jnp.stack(arrays) for arrays in zip(*lists, strict=True)]
+    total = functools.reduce(
+        jnp.add,
+        [
+            jnp.sum(x, axis=a, keepdims=axis is not None).astype(dtype)
+            for x, a in zip(stacked, axes, strict=True)
+        ],
+    )
+    return [total[i] for i in range(len(lists))]
+
+
 class Slice:
     """Leaders and step sizes of slices, with sums over each.
 
@@ -45,10 +59,6 @@ class Slice:
             leaf.size // max(self._reduced(leaf.shape), 1) for leaf in x
         )
 
-    def axes(self, x: jax.Array) -> tuple[int, ...]:
-        """The axes of the slices of a leaf, from 0."""
-        return axes_of(x.shape, self.axis)
-
     def _reduced(self, shape):
         return int(np.prod(shape_of_sum(shape, self.axis)))
 
@@ -56,19 +66,10 @@ class Slice:
         """Sums over each slice."""
         return self._reduce(jnp.sum, jnp.add, arrays)
 
-    def sums(self, *lists: Arrays) -> Arrays:
-        """Sums several over each slice, in one pass and one message."""
-        axes = [tuple(a + 1 for a in self.axes(x)) for x in lists[0]]
-        keep = self.axis is not None
-        stacked = [jnp.stack(arrays) for arrays in zip(*lists, strict=True)]
-        total = functools.reduce(
-            jnp.add,
-            [
-                jnp.sum(x, axis=axis, keepdims=keep).astype(self.dtype)
-                for x, axis in zip(stacked, axes, strict=True)
-            ],
-        )
-        return [total[i] for i in range(len(lists))]
+    @property
+    def sums(self) -> Callable:
+        """:func:`sums` over each slice, a function that holds no arrays."""
+        return functools.partial(sums, self.axis, self.dtype)
 
     def max(self, arrays: Arrays) -> jax.Array:
         """The largest in each slice."""
