@@ -41,7 +41,8 @@ def with_master_params(
     The inner optimizer sees gradients and parameters in ``dtype`` and moves
     the master copy :math:`m`; the parameters follow as its rounded value:
     after :func:`optax.apply_updates` they are exactly :math:`m` cast to their
-    dtype. This is MXNet's ``multi_precision``.
+    dtype. This is MXNet's ``multi_precision``, but that a finite step which
+    would lead beyond the dtype's largest number ends there.
 
     Where the parameters are no longer the rounded master copy, because
     something else has moved them (a projection, a checkpoint, a new
@@ -154,4 +155,9 @@ def _follow(p, m):
 def _towards(p, m, u):
     if _is_absent(m):
         return u
-    return optax.apply_updates(m, u) - p.astype(m.dtype)
+    reached = optax.apply_updates(m, u)
+    # Beyond the parameter's largest number there is no way back.
+    largest = float(jnp.finfo(p.dtype).max)
+    bounded = jnp.clip(reached, -largest, largest)
+    reached = jnp.where(jnp.isfinite(reached), bounded, reached)
+    return reached - p.astype(m.dtype)

@@ -272,3 +272,17 @@ def test_needs_params():
     params = jnp.ones(2, jnp.bfloat16)
     with pytest.raises(ValueError, match="params must be given"):
         optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_a_step_beyond_the_largest_number_ends_there_and_comes_back(dtype):
+    largest = jnp.finfo(dtype).max
+    params = jnp.full(2, largest, dtype)
+    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
+    state = optimizer.init(params)
+    step = _step(optimizer)
+    # Rounded to nearest, 1.003 times the largest number is infinite.
+    params, state = step(params, state, jnp.array([-0.003, 0.0]) * largest)
+    np.testing.assert_array_equal(params, jnp.full(2, largest, dtype))
+    params, state = step(params, state, jnp.full(2, 0.5) * largest)
+    np.testing.assert_array_equal(params, jnp.full(2, 0.5 * largest, dtype))
