@@ -103,7 +103,7 @@ def in_metric(
         def solve(x, ratio, alpha):
             return _iterate(
                 lambda y: apply(y, x, ratio, alpha),
-                own,
+                _slices.Slice(x, ratio, None),
                 x,
                 ratio,
                 tolerance,
