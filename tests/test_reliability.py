@@ -173,3 +173,6 @@ def test_without_protection_one_bad_gradient_is_for_ever(bad):
         params = optax.apply_updates(params, updates)
         assert np.isnan(params[0])
         assert np.isfinite(params[1])  # The other coordinate is not touched.
+    if np.isnan(bad):  # An infinite square counts as the largest number.
+        assert np.isnan(state[0].v[0])
+        assert np.isnan(updates[0])
