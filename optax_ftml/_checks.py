@@ -123,7 +123,7 @@ def check_prox_function(prox: Any) -> None:
     check_callable("prox", prox)
     name = getattr(prox, "__qualname__", "")
     module = getattr(prox, "__module__", None) or ""
-    if module.startswith("optax_ftml.prox") and name.isidentifier():
+    if module.startswith("optax_ftml.prox._") and name.isidentifier():
         raise TypeError(
             f"prox must be what optax_ftml.prox.{name}(...) returns, got "
             f"{name} itself."

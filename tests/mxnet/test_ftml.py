@@ -279,38 +279,37 @@ def test_numbers_can_be_injected():
 @pytest.mark.parametrize(
     "dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64]
 )
-def test_clip_gradient_clips_only_above_zero(order, dtype):
-    with jax.enable_x64(dtype == jnp.float64):
-        grads = {"a": jnp.array([-3.0, 0.25, 900.0], dtype)}
+def test_clip_gradient_clips_only_above_zero(x64, order, dtype):
+    grads = {"a": jnp.array([-3.0, 0.25, 900.0], dtype)}
 
-        def updates(make, bound):
-            # With this epsilon a step is proportional to the gradient.
-            optimizer = make(
-                epsilon=1e3, beta2=0.5, clip_gradient=bound, order=order
-            )
-            state = optimizer.init(grads)
-            return jax.jit(optimizer.update)(grads, state, grads)[0]["a"]
-
-        others = set(inspect.signature(mxnet.ftml).parameters)
-        injected = optax.inject_hyperparams(
-            mxnet.ftml, static_args=others - {"clip_gradient"}
+    def updates(make, bound):
+        # With this epsilon a step is proportional to the gradient.
+        optimizer = make(
+            epsilon=1e3, beta2=0.5, clip_gradient=bound, order=order
         )
-        unclipped, clipped = (updates(mxnet.ftml, b) for b in (None, 0.5))
-        assert unclipped[2] < 8 * clipped[2] < 0
-        assert unclipped.dtype == clipped.dtype == dtype
-        assert clipped[2] == -clipped[0]
-        for make, expected, bounds in [
-            (mxnet.ftml, unclipped, (0, -1.0, np.array(-1.0), np.float32(0))),
-            (mxnet.ftml, clipped, (np.array(0.5), np.float32(0.5))),
-            (injected, unclipped, (0.0, -1)),
-            (injected, clipped, (0.5,)),
-        ]:
-            for bound in bounds:
-                ours = updates(make, bound)
-                assert ours.dtype == dtype
-                np.testing.assert_allclose(
-                    *np.asarray([ours, expected], float), rtol=1e-6
-                )
+        state = optimizer.init(grads)
+        return jax.jit(optimizer.update)(grads, state, grads)[0]["a"]
+
+    others = set(inspect.signature(mxnet.ftml).parameters)
+    injected = optax.inject_hyperparams(
+        mxnet.ftml, static_args=others - {"clip_gradient"}
+    )
+    unclipped, clipped = (updates(mxnet.ftml, b) for b in (None, 0.5))
+    assert unclipped[2] < 8 * clipped[2] < 0
+    assert unclipped.dtype == clipped.dtype == dtype
+    assert clipped[2] == -clipped[0]
+    for make, expected, bounds in [
+        (mxnet.ftml, unclipped, (0, -1.0, np.array(-1.0), np.float32(0))),
+        (mxnet.ftml, clipped, (np.array(0.5), np.float32(0.5))),
+        (injected, unclipped, (0.0, -1)),
+        (injected, clipped, (0.5,)),
+    ]:
+        for bound in bounds:
+            ours = updates(make, bound)
+            assert ours.dtype == dtype
+            np.testing.assert_allclose(
+                *np.asarray([ours, expected], float), rtol=1e-6
+            )
 
 
 @pytest.mark.parametrize("kind", ["array", "injected"])
