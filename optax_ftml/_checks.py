@@ -1,7 +1,9 @@
 """Errors for arguments that the mathematics has no meaning for."""
 
+import fnmatch
 import inspect
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -101,6 +103,38 @@ def path_name(path: jax.tree_util.KeyPath) -> str:
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def patterns_of(
+    name: str, patterns: Iterable[str], tree: Any
+) -> list[str | None]:
+    """Returns, for each leaf of a tree, the pattern that speaks of it, or None.
+
+    A path goes before the patterns (as in :mod:`fnmatch`), and an earlier
+    pattern before a later one.
+
+    Args:
+        name: What the argument that has the patterns as keys is called in the
+            error that one matches no leaf.
+        patterns: Paths and patterns of paths.
+        tree: Parameters, or a tree like them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = [path_name(path) for path, _ in leaves]
+    found = [
+        [p for p in patterns if p == path or fnmatch.fnmatchcase(path, p)]
+        for path in paths
+    ]
+    for pattern in patterns:
+        if not any(pattern in matching for matching in found):
+            raise ValueError(
+                f"{name} must have keys that match a parameter, got "
+                f"{pattern!r}. The parameters are {', '.join(paths)}."
+            )
+    return [
+        path if path in matching else next(iter(matching), None)
+        for path, matching in zip(paths, found, strict=True)
+    ]
 
 
 def check_given(name: str, value: Any) -> None:

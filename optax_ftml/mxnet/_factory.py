@@ -1,7 +1,6 @@
 """MXNet's FTML under its own argument names."""
 
 import difflib
-import fnmatch
 import functools
 import inspect
 import math
@@ -218,26 +217,19 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
         multipliers: Factors by path or pattern.
         tree: Parameters, or a tree like them.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    paths = [_checks.path_name(path) for path, _ in leaves]
     for pattern, factor in multipliers.items():
         if not isinstance(pattern, str):
             raise TypeError(
                 f"{name} must have parameter paths as keys, got {pattern!r}."
             )
         _finite(f"{name}[{pattern!r}]", factor)
-        if not any(_matches(path, pattern) for path in paths):
-            raise ValueError(
-                f"{name} must have keys that match a parameter, got "
-                f"{pattern!r}. The parameters are {', '.join(paths)}."
-            )
-
-    def factor_of(path):
-        matching = (p for p in multipliers if _matches(path, p))
-        best = path if path in multipliers else next(matching, None)
-        return 1.0 if best is None else float(multipliers[best])
-
-    return jax.tree.unflatten(jax.tree.structure(tree), map(factor_of, paths))
+    return jax.tree.unflatten(
+        jax.tree.structure(tree),
+        [
+            1.0 if pattern is None else float(multipliers[pattern])
+            for pattern in _checks.patterns_of(name, multipliers, tree)
+        ],
+    )
 
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
@@ -256,10 +248,6 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
         state,
         is_leaf=lambda node: isinstance(node, counting),
     )
-
-
-def _matches(path, pattern):
-    return path == pattern or fnmatch.fnmatchcase(path, pattern)
 
 
 def _clip(bound):

@@ -1,8 +1,6 @@
 """A prox for some leaves, another for others, none for the rest."""
 
-import fnmatch
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -59,32 +57,17 @@ def by_path(proxes: Mapping[str, _leader.Prox]) -> _leader.Prox:
         _checks.check_callable(f"proxes[{pattern!r}]", prox)
 
     def f(leader, step_size):
-        leaves = jax.tree_util.tree_leaves_with_path(leader)
-        paths = [_checks.path_name(path) for path, _ in leaves]
-        for pattern in proxes:
-            if not any(_matches(path, pattern) for path in paths):
-                raise ValueError(
-                    "proxes must have keys that match a parameter, got "
-                    f"{pattern!r}. The parameters are {', '.join(paths)}."
-                )
-
-        def solve(path, x, s):
-            matching = (p for p in proxes if _matches(path, p))
-            best = path if path in proxes else next(matching, None)
-            return x if best is None else proxes[best](x, s)
+        def solve(pattern, x, s):
+            return x if pattern is None else proxes[pattern](x, s)
 
         return jax.tree.unflatten(
             jax.tree.structure(leader),
             map(
                 solve,
-                paths,
-                [leaf for _, leaf in leaves],
+                _checks.patterns_of("proxes", proxes, leader),
+                jax.tree.leaves(leader),
                 jax.tree.leaves(step_size),
             ),
         )
 
     return f
-
-
-def _matches(path: str, pattern: str) -> Any:
-    return path == pattern or fnmatch.fnmatchcase(path, pattern)
