@@ -112,13 +112,13 @@ def device_events(profile):
     # A TPU's lines nest: steps, modules, and the operations, which are wanted.
     lines = [x for x in lines if x.name == "XLA Ops"] or lines
     events = [event for line in lines for event in line.events]
-    if not planes:  # The CPU's kernels are on its threads.
+    if not planes:  # On a CPU the calls; not every profiler has its kernels.
         events = [
             event
             for plane in profile.planes
             for line in plane.lines
             for event in line.events
-            if "hlo_op" in dict(event.stats)
+            if "ExecuteHelper" in event.name
         ]
     return sorted((event.start_ns, event.duration_ns) for event in events)
 

@@ -22,7 +22,6 @@ def words(like):
 
 
 def main():
-    jax.config.update("jax_num_cpu_devices", 8)
     like = jnp.zeros((4, 8, 16))
     expected = np.asarray(jax.jit(words)(like))
     assert np.unique(expected).size == expected.size
@@ -36,6 +35,7 @@ def main():
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
     main()  # As a CPU makes them, and then as other devices do.
     with mock.patch.object(
         jax.lax, "platform_dependent", lambda **makers: makers["default"]()

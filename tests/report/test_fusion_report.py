@@ -13,7 +13,7 @@ import optax_ftml
 from optax_ftml._report import _command
 from optax_ftml._report import _hlo
 
-SHAPES = [(64, 32), (128,), (8, 8, 8)]
+SHAPES = [(64, 32), (512,), (8, 8, 8)]
 SIZE = sum(map(lambda shape: jnp.zeros(shape).size, SHAPES))
 
 
@@ -119,7 +119,7 @@ def test_leader_form_copies_no_array(prox, weight_decay):
     report = optax_ftml.fusion_report(optimizer, structs())
     assert report.kernels <= 9
     assert report.copies == 0
-    assert report.temporary_bytes < 4 * 128, "the smallest leaf"
+    assert report.temporary_bytes < 4 * 512, "the smallest leaf"
 
 
 def test_copy_is_counted():
@@ -225,6 +225,7 @@ def test_compiler_that_crashes_is_quoted(monkeypatch, tmp_path):
     compiler.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(compiler))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("jax.export.Exported.serialize", lambda self: b"")
     with pytest.raises(
         RuntimeError, match=r"'tpu:v5e:2x2'.*status -6.*\n.*failed: x"
     ):
