@@ -145,7 +145,8 @@ def ftml(
         >>> state = optimizer.init(params)
         >>> grads = {"dense": {"kernel": jnp.ones(2), "bias": jnp.zeros(1)}}
         >>> updates, state = optimizer.update(grads, state, params)
-        >>> print(optax.apply_updates(params, updates)["dense"]["kernel"])
+        >>> params = optax.apply_updates(params, updates)
+        >>> print(params["dense"]["kernel"].round(3))
         [0.9 0.9]
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
