@@ -146,8 +146,8 @@ def ftml(
         >>> grads = {"dense": {"kernel": jnp.ones(2), "bias": jnp.zeros(1)}}
         >>> updates, state = optimizer.update(grads, state, params)
         >>> params = optax.apply_updates(params, updates)
-        >>> print(params["dense"]["kernel"].round(3))
-        [0.9 0.9]
+        >>> print([f"{x:.3f}" for x in params["dense"]["kernel"]])
+        ['0.900', '0.900']
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
     rescale_grad = _finite("rescale_grad", rescale_grad)
