@@ -71,9 +71,10 @@ def affine_set(matrix: Any, offset: Any) -> _leader.Prox:
             )
 
     def solve(own):
-        (x,), (s,) = own.x, own.metric()
+        ((x,), scale), (s,) = own.in_range(), own.metric()
         a = jnp.asarray(matrix).astype(x.dtype)
         b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
+        b = b.reshape((1,) * (x.ndim - 1) + b.shape) / scale
         points = x
         for _ in range(2):  # The solution, and what its rounding has left.
             points = points - _correction(points, s, a, b)
@@ -82,11 +83,11 @@ def affine_set(matrix: Any, offset: Any) -> _leader.Prox:
             jnp.einsum("...n,mn->...m", f(x), f(a), precision="highest")
             for f in (lambda y: y, jnp.abs)
         )
-        residual = jnp.abs(residual - b.reshape((1,) * (x.ndim - 1) + b.shape))
+        residual = jnp.abs(residual - b)
         is_inside = jnp.all(
             residual <= own.rounding * size, axis=-1, keepdims=True
         )
-        return [jnp.where(is_inside, x, points)]
+        return [jnp.where(is_inside, own.x[0], points * scale)]
 
     return _slices.by_slice("affine_set", solve, -1, check=check)
 
@@ -115,9 +116,7 @@ def _correction(x, s, a, b):
         a.reshape((1,) * len(batch) + a.shape), (*batch, *a.shape)
     )
     metric = s[..., None, :]
-    excess = jnp.sum(rows * x[..., None, :], axis=-1) - b.reshape(
-        (1,) * len(batch) + b.shape
-    )
+    excess = jnp.sum(rows * x[..., None, :], axis=-1) - b
 
     def step(i, carry):
         rows, excess, total = carry

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_ftml import _checks
+from optax_ftml import _ftml
 
 AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")
@@ -69,7 +70,10 @@ def check_one_axis(axis: Any) -> None:
 def leaves_of(
     name: str, leader: Any, step_size: Any, *, is_complex: bool
 ) -> tuple[list[str], list[jax.Array], list[jax.Array]]:
-    """Returns the paths and the leaves of both, or says what is wrong."""
+    """Returns the paths and the leaves of both, or says what is wrong.
+
+    The leaves are in at least float32, for the arithmetic.
+    """
     paths_and_leaders = jax.tree_util.tree_leaves_with_path(leader)
     steps = jax.tree.leaves(step_size)
     structure: Any = jax.tree.structure(leader)
@@ -88,6 +92,7 @@ def leaves_of(
                 f"{name} must be given {kinds} arrays, got leaf '{path}' of "
                 f"{x.dtype}."
             )
+    leaders = [x.astype(_ftml.at_least_float32(x)) for x in leaders]
     return (
         paths,
         leaders,
@@ -95,6 +100,15 @@ def leaves_of(
             jnp.broadcast_to(jnp.asarray(s, real_dtype(x)), x.shape)
             for s, x in zip(steps, leaders, strict=True)
         ],
+    )
+
+
+def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
+    """Returns the leaves as a tree with the leader's dtypes."""
+    return jax.tree.map(
+        lambda given, leaf: _ftml.narrow(leaf, jnp.result_type(given)),
+        leader,
+        jax.tree.unflatten(jax.tree.structure(leader), leaves),
     )
 
 

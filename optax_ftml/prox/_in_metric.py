@@ -111,7 +111,7 @@ def in_metric(
             )
 
         result = _fixed_point(solve, apply, max_iterations, (x, ratio, alpha))
-        return jax.tree.unflatten(treedef, result)
+        return _checks.tree_of(result, leader)
 
     return prox
 

@@ -83,8 +83,8 @@ def l1(strength: Any, *, non_negative: bool = False) -> _leader.Prox:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
-            shape or structure.
+        ValueError: A strength below 0, infinite or NaN; from the prox, one of a
+            wrong shape or structure.
         TypeError: A strength that is not a number, a ``non_negative`` that is
             not a bool; from the prox, complex leaves if they are to be at
             least 0.
@@ -96,7 +96,9 @@ def l1(strength: Any, *, non_negative: bool = False) -> _leader.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-2.  0.]
     """
-    _checks.check_numbers("strength", strength, _checks.AT_LEAST_0)
+    _checks.check_numbers(
+        "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
+    )
     if not isinstance(non_negative, bool):
         raise TypeError(
             f"non_negative must be True or False, got {non_negative!r}."
@@ -137,8 +139,8 @@ def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
-            shape or structure.
+        ValueError: A strength below 0, infinite or NaN; from the prox, one of a
+            wrong shape or structure.
         TypeError: A strength that is not a number.
 
     Examples:
@@ -148,8 +150,8 @@ def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-1.  0.]
     """
-    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0)
-    _checks.check_numbers("l2", l2, _checks.AT_LEAST_0)
+    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
+    _checks.check_numbers("l2", l2, _checks.AT_LEAST_0, _checks.FINITE)
 
     def solve(own, l1, l2):
         return each(

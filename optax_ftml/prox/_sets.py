@@ -354,19 +354,33 @@ def box_section(
             _like(own.x, value) for value in (normal, lower, upper)
         )
         direction = each(jnp.multiply, metric, a)
-        points = own
+        points, scale = own.in_range()
+        low, high = (
+            own.each(lambda c, p: p / c, scale, bound)
+            for bound in (lower, upper)
+        )
         for _ in range(2):  # The solution, and what its rounding has left.
-            points = _slices.Slice(
-                _section(points, direction, a, offset, lower, upper),
-                own.s,
-                own.axis,
+            points = _section(
+                _slices.Slice(points, own.s, own.axis),
+                direction,
+                a,
+                offset / scale,
+                low,
+                high,
             )
+        points = own.each(
+            lambda c, x, p, q: jnp.clip(x * c, p, q),
+            scale,
+            points,
+            lower,
+            upper,
+        )
         products = each(jnp.multiply, a, own.x)
         size = own.sum(each(jnp.abs, products))
         is_inside = own.all(
             each(lambda x, p, q: (x >= p) & (x <= q), own.x, lower, upper)
         ) & _is_equal(own.sum(products), offset, size, own)
-        return own.where(is_inside, own.x, points.x)
+        return own.where(is_inside, own.x, points)
 
     return _slices.by_slice(
         "box_section",

@@ -125,7 +125,10 @@ class Slice:
         Only their ratios matter to a projection. Where all are 0 they are all
         1; where some are, these get so little that they move last.
         """
-        largest = jax.lax.stop_gradient(self.max(self.s))
+        # One over a larger one would be subnormal, which XLA takes for 0.
+        most = float(jnp.finfo(self.dtype).max) / 8
+        steps = each(lambda s: jnp.minimum(s, most), self.s)
+        largest = jax.lax.stop_gradient(self.max(steps))
         least = float(jnp.finfo(self.dtype).eps) ** 2
 
         def scaled(top, s):
@@ -134,7 +137,7 @@ class Slice:
                 is_any, jnp.maximum(s / jnp.where(is_any, top, 1), least), 1
             )
 
-        return self.each(scaled, largest, self.s)
+        return self.each(scaled, largest, steps)
 
     def in_range(self) -> tuple[Arrays, jax.Array]:
         """The leaders, and powers of 2 by which no huge one overflows."""
@@ -222,8 +225,8 @@ def by_slice(
         groups = [some] if axis is None else [[i] for i in some]
         for group in groups:
             for i, result in zip(group, solved(group), strict=True):
-                x[i] = result.astype(x[i].dtype)
-        return jax.tree.unflatten(jax.tree.structure(leader), x)
+                x[i] = result
+        return _checks.tree_of(x, leader)
 
     return f
 

@@ -35,8 +35,8 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        ValueError: A strength below 0 or NaN; from the prox, one of a wrong
-            shape or structure.
+        ValueError: A strength below 0, infinite or NaN; from the prox, one of a
+            wrong shape or structure.
         TypeError: A strength that is not a number.
 
     Examples:
@@ -55,8 +55,10 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         Sparse-Group Lasso <https://doi.org/10.1080/10618600.2012.681250>`_,
         Journal of Computational and Graphical Statistics 22, 2013
     """
-    _checks.check_numbers("strength", strength, _checks.AT_LEAST_0)
-    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0)
+    _checks.check_numbers(
+        "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
+    )
+    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
     _checks.check_axis(axis)
 
     def solve(own, strength, l1):

@@ -62,6 +62,9 @@ def total_variation(strength: Any, *, axis: int = -1) -> _leader.Prox:
             return own.x
         (x,), scale = own.in_range()
         strength = strength / scale * jax.lax.stop_gradient(own.max(own.s))
+        # Any more leaves no jumps either.
+        most = float(jnp.finfo(own.dtype).max) ** 0.75
+        strength = jnp.minimum(strength, most)
         problem = [
             jnp.moveaxis(a, axis, -1)
             for a in (x, 1 / own.metric()[0], strength)

@@ -1,5 +1,6 @@
 """Step sizes of 0, NaN, empty slices, huge numbers, impossible arguments."""
 
+import itertools
 import re
 
 import jax
@@ -13,23 +14,67 @@ from tests.prox import cases
 
 ALL = {name: case.make for name, case in cases.CONVEX.items()}
 ALL |= cases.NOT_CONVEX
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
+# Where arguments are at an end of what they may be.
+LIMITS = {
+    "simplex of 0": prox.simplex(0.0),
+    "huge simplex": prox.simplex(1e30),
+    "tiny simplex": prox.simplex(1e-30),
+    "l1_ball of 0": prox.l1_ball(0.0),
+    "l1_ball of all": prox.l1_ball(INF),
+    "huge l1_ball": prox.l1_ball(1e30),
+    "l2_ball of 0": prox.l2_ball(0.0),
+    "l2_ball of all": prox.l2_ball(INF),
+    "tiny l2_ball": prox.l2_ball(1e-30),
+    "l2_sphere of 0": prox.l2_sphere(0.0),
+    "huge l2_sphere": prox.l2_sphere(1e30),
+    "hyperplane of huge normal": prox.hyperplane(1e20, 1.0),
+    "hyperplane of tiny normal": prox.hyperplane(1e-30, 1e-30),
+    "section without bounds": prox.box_section(-INF, INF, cases.NORMAL, 0.4),
+    "section without an upper bound": prox.box_section(
+        0.0, INF, np.array([1.0, 0, 1, 0, 1, 0]), 1.0
+    ),
+    "section of one point": prox.box_section(0.0, 1.0, 1.0, 6.0),
+    "box of one point": prox.box(0.5, 0.5),
+    "group_lasso of 0": prox.group_lasso(0.0, axis=None),
+    "huge group_lasso": prox.group_lasso(1e30, axis=None),
+    "total_variation of 0": prox.total_variation(0.0),
+    "huge total_variation": prox.total_variation(1e30),
+    "top_k of 0": prox.top_k(0),
+    "top_k of all": prox.top_k(99),
+}
+ENDS = {name: make(None) for name, make in ALL.items()} | LIMITS
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_no_step_size_makes_a_nan(name):
-    f = jax.jit(ALL[name](None))
+@pytest.mark.parametrize("name", ENDS)
+def test_no_leader_and_no_step_size_makes_a_nan(name):
+    f = jax.jit(ENDS[name])
     ones = np.ones(cases.SIZE, np.float32)
     some = np.array([0, 1, 0, 1, 1, 0], np.float32)
-    leaders = [0 * ones, ones, cases.NORMAL.astype(np.float32), 1e30 * some]
-    for leader in leaders:
-        for s in (0 * ones, some, 1e-30 * ones, 1e30 * ones):
-            assert np.all(np.isfinite(f(leader, s)))
-    feasible = name in cases.CONVEX and cases.CONVEX[name].feasible
-    if feasible is not False and feasible is not None:
+    spread = 10.0 ** np.array([30, -30, 0, 20, -20, 5])
+    leaders = [0 * ones, ones, cases.NORMAL, 1e30 * some, 1e30 * ones]
+    leaders += [cases.NORMAL * spread, 1e-42 * ones]
+    steps = [0 * ones, some, 1e-30 * ones, 1e30 * ones, 3.4e38 * ones]
+    steps += [1e-42 * ones, 10.0 ** np.array([30, -30, 0, -38, 38, 5])]
+    for leader, s in itertools.product(leaders, steps):
+        assert np.all(np.isfinite(f(np.float32(leader), np.float32(s))))
+    feasible = cases.CONVEX[name].feasible if name in cases.CONVEX else None
+    if feasible is not None:
         point = feasible.astype(np.float32)
         for s in (0 * ones, some):
             np.testing.assert_array_equal(f(point, s), point)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ALL)
+def test_narrow_leaders_are_solved_in_float32(name, dtype):
+    f = jax.jit(ALL[name](None))
+    leader = jnp.asarray(cases.NORMAL, dtype)
+    step_size = jnp.asarray([0, 1, 0.1, 0.01, 1e-3, 1e-4], dtype)
+    theta = f(leader, step_size)
+    assert theta.dtype == dtype
+    wide = f(leader.astype(jnp.float32), step_size.astype(jnp.float32))
+    np.testing.assert_array_equal(theta, wide.astype(dtype))
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "in_metric"])
@@ -93,6 +138,8 @@ def test_ties_share():
         (lambda: prox.group_lasso(-1.0, axis=0), ValueError, "strength"),
         (lambda: prox.group_lasso(1.0, axis=0, l1=-1), ValueError, "l1"),
         (lambda: prox.total_variation(-1.0), ValueError, "strength"),
+        (lambda: prox.l1(INF), ValueError, "strength must be finite"),
+        (lambda: prox.elastic_net(1.0, INF), ValueError, "l2 must be finite"),
         (lambda: prox.l1(1.0, non_negative=2), TypeError, "non_negative"),
         (lambda: prox.top_k(-1), ValueError, "k must"),
         (lambda: prox.top_k(1.5), TypeError, "k must"),
