@@ -27,6 +27,8 @@ default_role = "code"  # of single backticks in docstrings
 exclude_patterns = ["_build"]
 maximum_signature_line_length = 60
 
+autodoc_class_signature = "separated"  # the fields follow as a list
+autodoc_default_options = {"exclude-members": "__init__, __new__"}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "none"
@@ -39,6 +41,7 @@ napoleon_use_rtype = False
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # of outputs, which have tables
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 copybutton_exclude = ".linenos, .gp, .go"
