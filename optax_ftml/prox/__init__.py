@@ -15,9 +15,10 @@ is in the set comes back as it is, bit for bit.
 slice of each leaf along these axes. With None it holds of all leaves together,
 as one vector.
 
-A strength, a bound or a radius is a number, an array that broadcasts (one a
-slice: against a leaf summed with ``keepdims``; else against every leaf), or a
-tree of these with the parameters' keys or the first of them.
+A strength, a bound or a radius is a number, an array, or a tree of these. An
+array broadcasts against each leaf or, where a slice has one number, against the
+leaf's sum over ``axis`` with ``keepdims``. A tree has the parameters' structure
+or ends earlier, and then one entry holds for all leaves below it.
 
 One's own prox is a function of the same two arguments. This one holds the mean
 of each column at 0, with the multiplier of that equation:

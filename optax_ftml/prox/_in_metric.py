@@ -37,10 +37,10 @@ def in_metric(
 
     Args:
         f: A function ``f(tree, step_size)``, with one step size, of shape (),
-            for all numbers of the tree. It returns
-            :math:`\arg\min_\theta R(\theta) + \|\theta - \text{tree}\|^2
-            / (2 \cdot \text{step\_size})`, for a convex :math:`R`. A projection
-            leaves the step size aside.
+            for all numbers of the tree. It returns the :math:`\theta` that
+            minimises :math:`R(\theta)` plus
+            :math:`\|\theta - \text{tree}\|^2 / (2 \cdot \text{step\_size})`,
+            for a convex :math:`R`. A projection leaves the step size aside.
         tolerance: Above 0.
         max_iterations: At least 1. After so many it ends in any case.
 
