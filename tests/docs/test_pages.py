@@ -57,7 +57,7 @@ OPTIMIZERS = {
     "`optax_ftml.ftml`, leader form, `b1=0`": optax_ftml.ftml(
         b1=0, prox=optax_ftml.prox.non_negative()
     ),
-    "`accumulator_dtype=jnp.bfloat16`": optax_ftml.ftml(
+    "`optax_ftml.ftml`, `v` in bfloat16": optax_ftml.ftml(
         accumulator_dtype=jnp.bfloat16
     ),
     "`optax.rmsprop`": optax.rmsprop(0.1),
