@@ -39,6 +39,12 @@ WRAPPED = {
     "multi": lambda: optax.MultiSteps(ftml(), 2).gradient_transformation(),
     "finite": lambda: optax.apply_if_finite(ftml(), 5),
     "master": lambda: optax_ftml.with_master_params(ftml()),
+    "nested": lambda: optax.chain(
+        optax.identity(), optax.chain(optax.apply_if_finite(ftml(), 5))
+    ),
+    "masks": lambda: optax.chain(
+        *(optax.masked(ftml(), {"w": w, "b": not w}) for w in (True, False))
+    ),
     "partition": lambda: optax.partition(
         {"a": ftml(), "b": ftml(b1=0.9)}, {"w": "a", "b": "b"}
     ),
@@ -51,6 +57,17 @@ def test_are_minus_the_gradient_at_rest(make):
     actual = optax_ftml.multipliers(state, params)
     for name, expected in EXPECTED.items():
         np.testing.assert_allclose(actual[name], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_of_narrow_parameters_are_in_float32(dtype):
+    start = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    params, state = train(ftml(), params=start)
+    actual = optax_ftml.multipliers(state, params)
+    for name, expected in EXPECTED.items():
+        assert params[name].dtype == dtype
+        assert actual[name].dtype == jnp.float32
+        np.testing.assert_allclose(actual[name], expected, atol=0.03)
 
 
 def test_of_masked_parameters_are_absent():

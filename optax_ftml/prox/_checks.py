@@ -37,10 +37,10 @@ def check_numbers(name: str, tree: Any, *rules: tuple[Callable, str]) -> None:
 
 def is_number(x: Any) -> bool:
     """Whether it is a real number or an array of such."""
-    return (
-        isinstance(x, numbers.Real | np.ndarray | np.generic | jax.Array)
-        and jnp.result_type(x).kind not in "bc"
-    )
+    if not isinstance(x, numbers.Real | np.ndarray | np.generic | jax.Array):
+        return False
+    dtype = getattr(x, "dtype", type(x))
+    return any(jnp.issubdtype(dtype, k) for k in (jnp.integer, jnp.floating))
 
 
 def is_known(*arrays: Any) -> bool:
@@ -59,12 +59,22 @@ def check_axis(axis: Any, *, is_optional: bool = True) -> None:
     ):
         kinds = "an int or a tuple of ints" + (" or None" * is_optional)
         raise TypeError(f"axis must be {kinds}, got {axis!r}.")
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must be distinct axes, got {axis!r}.")
 
 
 def check_one_axis(axis: Any) -> None:
     """Raises unless it is an int."""
     if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
         raise TypeError(f"axis must be an int, got {axis!r}.")
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raises unless it is an integer, and at least so large."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 def leaves_of(

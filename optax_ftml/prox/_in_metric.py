@@ -72,13 +72,12 @@ def in_metric(
         2012
     """
     _shared_checks.check_callable("f", f)
-    if not isinstance(tolerance, numbers.Real) or not tolerance > 0:
+    if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
+        raise TypeError(f"tolerance must be a number, got {tolerance!r}.")
+    if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}.")
-    if not isinstance(max_iterations, numbers.Integral) or max_iterations < 1:
-        raise ValueError(
-            f"max_iterations must be an integer, at least 1, got "
-            f"{max_iterations!r}."
-        )
+    tolerance = float(tolerance)
+    _checks.check_integer("max_iterations", max_iterations, 1)
 
     def prox(leader, step_size):
         _, x, s = _checks.leaves_of(

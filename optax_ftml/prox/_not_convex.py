@@ -5,7 +5,6 @@ where it starts.
 """
 
 import itertools
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,10 +124,7 @@ def top_k(k: int, *, axis: Any = None) -> _leader.Prox:
         Sensing <https://doi.org/10.1016/j.acha.2009.04.002>`_, Applied and
         Computational Harmonic Analysis 27(3), 2009
     """
-    if not isinstance(k, numbers.Integral) or isinstance(k, bool):
-        raise TypeError(f"k must be an integer, got {k!r}.")
-    if k < 0:
-        raise ValueError(f"k must be at least 0, got {k}.")
+    _checks.check_integer("k", k, 0)
     _checks.check_axis(axis)
 
     def solve(own):
@@ -139,14 +135,15 @@ def top_k(k: int, *, axis: Any = None) -> _leader.Prox:
             lambda c: jax.lax.bitcast_convert_type(c.astype(own.dtype), bits),
             cost,
         )
-        edge = _edge(own, keys, k)
+        room = min(int(k), own.size)
+        edge = _edge(own, keys, room)
         above = each(lambda key: key > edge, keys)
         ties = each(
             lambda key, place: jnp.where(key == edge, place, -1),
             keys,
             _places(own),
         )
-        last = _edge(own, ties, k - own.count(above))
+        last = _edge(own, ties, room - own.count(above))
         return each(
             lambda x, is_above, tie: jnp.where(is_above | (tie > last), x, 0),
             own.x,
@@ -222,6 +219,8 @@ def levels(values: Sequence[float]) -> _leader.Prox:
     """
     _checks.check_numbers("values", values, _checks.FINITE)
     known = np.sort(np.hstack([np.ravel(v) for v in jax.tree.leaves(values)]))
+    if not known.size:
+        raise ValueError(f"values must have at least one level, got {values}.")
 
     def solve(own):
         def nearest(x):

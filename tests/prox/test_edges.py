@@ -40,7 +40,7 @@ LIMITS = {
     "total_variation of 0": prox.total_variation(0.0),
     "huge total_variation": prox.total_variation(1e30),
     "top_k of 0": prox.top_k(0),
-    "top_k of all": prox.top_k(99),
+    "top_k of all": prox.top_k(10**20),
 }
 ENDS = {name: make(None) for name, make in ALL.items()} | LIMITS
 
@@ -143,10 +143,15 @@ def test_ties_share():
         (lambda: prox.top_k(-1), ValueError, "k must"),
         (lambda: prox.top_k(1.5), TypeError, "k must"),
         (lambda: prox.levels([]), TypeError, "values"),
+        (lambda: prox.levels(np.zeros(0)), ValueError, "values"),
+        (lambda: prox.simplex(np.array(["1"])), TypeError, "total"),
+        (lambda: prox.simplex(axis=(0, 0)), ValueError, r"axis.*\(0, 0\)"),
         (lambda: prox.levels([0.0, NAN]), ValueError, "values"),
         (lambda: prox.in_metric(3), TypeError, "f must"),
         (lambda: prox.in_metric(min, tolerance=0.0), ValueError, "tolerance"),
+        (lambda: prox.in_metric(min, tolerance="1"), TypeError, "tolerance"),
         (lambda: prox.in_metric(min, max_iterations=0), ValueError, "max_it"),
+        (lambda: prox.in_metric(min, max_iterations=1.5), TypeError, "max_it"),
         (lambda: prox.by_path({"a": 1}), TypeError, "proxes"),
         (lambda: prox.by_path({1: prox.l1(1.0)}), TypeError, "proxes"),
     ],
