@@ -241,13 +241,14 @@ def _coordinates(like, axes):
 def _position(coordinates, shape):
     """Returns two uint32 that together no two positions in a leaf share.
 
-    The second is the sum of the coordinates, the first that sum and the
-    coordinates along all axes but the longest, each a digit.
+    The first has as its digits the sum of the coordinates and those along all
+    axes but the longest. The second is the sum, or 0 where that has room.
     """
     # Every intermediate result thus varies along all axes. What varies along
     # one, and is the same for many leaves, XLA would write out.
     total = sum(coordinates, start=np.uint32(0))
-    digits = total
+    digits, size = total, sum(shape)
     for axis in np.argsort(shape)[-2::-1]:
         digits = digits * np.uint32(shape[axis]) + coordinates[axis]
-    return digits, total
+        size *= shape[axis]
+    return digits, total * np.uint32(size > 2**32)

@@ -17,12 +17,7 @@ OPTIMIZER = optax.chain(
 @pytest.mark.parametrize(
     ("target", "name", "devices", "axis_type"),
     [
-        pytest.param(
-            *("h100", "gpt2", 1, AxisType.Auto),
-            marks=pytest.mark.xfail(
-                reason="XLA joins like leaves: 111 kernels, 77 kB"
-            ),
-        ),
+        ("h100", "gpt2", 1, AxisType.Auto),
         ("h100", "mlp", 8, AxisType.Auto),
         ("h100", "llama3-70b", 256, AxisType.Auto),
         ("h100", "llama3-70b", 256, AxisType.Explicit),
