@@ -323,9 +323,9 @@ def metric_of(correction, eps, eps_root, one_minus_b2):
     scale = 1 / jnp.sqrt(correction)
     return (
         scale,
-        jnp.minimum(correction * eps_root, 1e30),
+        jnp.minimum(eps_root / scale**2, 1e30),
         jnp.minimum(eps, 1e30),
-        scale * jnp.sqrt(one_minus_b2),
+        jnp.sqrt(one_minus_b2),
     )
 
 
@@ -363,7 +363,7 @@ def denominator(v, scale, inside, eps, least=0.0, g=0.0):
     scale, inside, eps, least = (
         jnp.asarray(x, v.dtype) for x in (scale, inside, eps, least)
     )
-    size = jnp.maximum(scale * jnp.sqrt(v + inside), least * jnp.abs(g))
+    size = scale * jnp.maximum(jnp.sqrt(v + inside), least * jnp.abs(g))
     return jnp.where(v + inside == 0, jnp.abs(g), size) + eps
 
 

@@ -44,14 +44,8 @@ def report(optimizer, target, *args):
     return optax_ftml.fusion_report(optimizer, params(*args), target)
 
 
-# XLA for GPUs makes a third kernel on scalars, of what bounds a huge gradient.
-THIRD_SCALAR = pytest.mark.xfail(reason="one more kernel on scalars")
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(
-    "form", [pytest.param("delta", marks=THIRD_SCALAR), "leader"]
-)
+@pytest.mark.parametrize("form", FORMS)
 def test_h100_runs_one_kernel_a_leaf(form, dtype):
     alone = report(FORMS[form], "h100", "gpt2", dtype)
     assert alone.kernels == alone.fusions == alone.leaves == 148
