@@ -61,9 +61,10 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         metric = own.metric()
         safe = jnp.where(radius > 0, radius, 1)
         # 1 + mu s is rest + nu s, where nu is at least 0.
-        rest = each(lambda s: 1 - s, metric)
-        nu, below = _root.secular(own, rest, metric, safe)
-        points = each(jnp.divide, own.x, below)
+        rest = each(lambda s: jnp.maximum(1 - s, 0), metric)
+        scaled = own.each(jnp.multiply, safe, rest)
+        nu, below = _root.secular(own, scaled, metric)
+        points = own.each(lambda r, x, q: x / q * r, safe, own.x, below)
         ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)
         found = own.sum(each(jnp.square, ratios))
         is_free = each(
@@ -128,26 +129,25 @@ def top_k(k: int, *, axis: Any = None) -> _leader.Prox:
     _checks.check_axis(axis)
 
     def solve(own):
-        # What leaving a number out costs, as integers in the same order.
-        cost = each(lambda x, s: jnp.abs(x) / jnp.sqrt(s), own.x, own.metric())
-        bits = {4: jnp.int32, 8: jnp.int64}[own.dtype.itemsize]
-        keys = each(
-            lambda c: jax.lax.bitcast_convert_type(c.astype(own.dtype), bits),
-            cost,
+        # What leaving a number out costs.
+        cost = each(
+            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(own.dtype),
+            own.x,
+            own.metric(),
         )
         room = min(int(k), own.size)
-        edge = _edge(own, keys, room)
-        above = each(lambda key: key > edge, keys)
+        edge = _edge(own, cost, room)
         ties = each(
-            lambda key, place: jnp.where(key == edge, place, -1),
-            keys,
-            _places(own),
+            lambda c, place: jnp.where(c == edge, place, -1), cost, _places(own)
         )
-        last = _edge(own, ties, room - own.count(above))
+        above = own.count(each(lambda c: c > edge, cost))
+        last = _edge(own, ties, room - above)
         return each(
-            lambda x, is_above, tie: jnp.where(is_above | (tie > last), x, 0),
+            lambda x, c, tie: jnp.where(
+                (c < edge) | ((c == edge) & (tie < last)), 0, x
+            ),
             own.x,
-            above,
+            cost,
             ties,
         )
 
@@ -155,25 +155,14 @@ def top_k(k: int, *, axis: Any = None) -> _leader.Prox:
 
 
 def _edge(own, keys, room):
-    """The least integer, from -1, of which no more than `room` are larger."""
+    """The largest number, from 0, that at least so many keys reach."""
     dtype = keys[0].dtype
-    like = own.count(each(lambda key: key > 0, keys)).astype(dtype)
-
-    def halve(_, carry):
-        low, high = carry
-        middle = low + (high - low) // 2
-        fits = own.count(each(lambda key: key > middle, keys)) <= room
-        return jnp.where(fits, low, middle + 1), jnp.where(fits, middle, high)
-
-    return jax.lax.fori_loop(
-        0,
-        8 * dtype.itemsize,
-        halve,
-        (
-            jnp.full_like(like, -1),
-            jnp.full_like(like, jnp.iinfo(dtype).max - 1),
-        ),
-    )[1]
+    info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
+    return _root.bisect(
+        lambda edge: own.count(each(lambda key: key >= edge, keys)) >= room,
+        own.full(0, dtype),
+        own.full(info(dtype).max, dtype),
+    )
 
 
 def _places(own):

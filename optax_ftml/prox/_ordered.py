@@ -94,25 +94,21 @@ def _merge(x, weight):
         [left, right], [weight[..., 0, :], weight[..., 1, :]], -1
     )
 
-    def excess(v, left, right, p, q):
-        above = jnp.where(left < v, 0, left - v)
-        below = jnp.where(right > v, 0, right - v)
-        return [above * p, below * q]
+    def moved(v, left, right, p, q):
+        """The sums of what moves down to v, and of what moves up."""
+        above = [jnp.where(left > v, left - v, 0) * p]
+        below = [jnp.where(right < v, v - right, 0) * q]
+        return own.sum(above) - own.sum(below)
 
-    # Where they are in order the end of the left half changes nothing.
-    is_wrong = end > begin
-    ends = own.s[0][..., -1:], own.s[1][..., :1]
-    between = (ends[0] * end + ends[1] * begin) / jnp.where(
-        is_wrong, sum(ends), 1
+    halves = jax.lax.stop_gradient((left, right, *own.s))
+    # In order they need no move, and v is the end of the left half.
+    v = _root.bisect(
+        lambda v: moved(v, *halves) >= 0, jnp.minimum(begin, end), end
     )
-    start = jnp.where(is_wrong, between, end)
-    equation = _root.Equation(
-        own.sums, excess, jnp.asarray, (left, right, *own.s)
+    mass = own.sum(
+        [jnp.where(left > v, own.s[0], 0), jnp.where(right < v, own.s[1], 0)]
     )
-    v = _root.root(
-        equation, start, jnp.minimum(begin, end), jnp.maximum(begin, end)
-    )
-    v = v + _root.newton_step(equation, v)
+    v = v + moved(v, left, right, *own.s) / jnp.where(mass > 0, mass, 1)
     return jnp.stack(
         [jnp.where(left > v, v, left), jnp.where(right < v, v, right)], axis=-2
     )

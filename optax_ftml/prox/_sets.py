@@ -1,6 +1,5 @@
 """Projections in the metric onto sets with one equation a slice."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -114,19 +113,16 @@ def _with_sum(own, x, total):
     """Projects onto what is at least 0 and has this sum."""
     own = _slices.Slice(x, own.s, own.axis)
     metric = own.metric()
-    # Below any of these the sum exceeds the total in one number alone, so that
-    # the zero of the convex function lies on the right of all.
-    lowest = own.each(lambda t, x, s: (x - t) / s, total, x, metric)
-    start = own.max(lowest)
-    ones, zeros, infinities = (
+    zeros, ones, infinities = (
         [jnp.asarray(value, leaf.dtype) for leaf in x]
-        for value in (1, 0, jnp.inf)
+        for value in (0, 1, jnp.inf)
     )
-    points = _root.clipped(own, metric, ones, total, zeros, infinities, start)
+    points = _root.clipped(own, metric, ones, total, zeros, infinities)
     # Leaders far larger than the total leave a sum with their rounding, or 0:
     # then the last to become 0 have everything.
     found = own.sum(points)
-    is_last = own.each(lambda first, low: low >= first, start, lowest)
+    last = each(jnp.divide, x, metric)
+    is_last = own.each(jnp.equal, own.max(last), last)
     share = total / jnp.maximum(own.count(is_last), 1).astype(own.dtype)
     points = own.where(
         ~(found <= 0),
@@ -182,12 +178,11 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     _checks.check_axis(axis)
 
     def solve(own, radius):
-        metric = own.metric()
-        ones = [jnp.ones([], s.dtype) for s in metric]
         safe = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
-        _, below = _root.secular(own, ones, metric, safe)
-        points = each(jnp.divide, own.x, below)
-        points = own.where(radius > 0, points, each(jnp.zeros_like, points))
+        radii = own.each(jnp.asarray, safe)
+        _, below = _root.secular(own, radii, own.metric())
+        scale = jnp.where(radius > 0, safe, 0)
+        points = own.each(lambda r, x, q: x / q * r, scale, own.x, below)
         ratios = own.each(lambda r, x: jnp.abs(x) / r, safe, own.x)
         squares = own.sum(each(jnp.square, ratios))
         is_inside = squares <= (1 + own.rounding)
@@ -359,15 +354,14 @@ def box_section(
             own.each(lambda c, p: p / c, scale, bound)
             for bound in (lower, upper)
         )
-        for _ in range(2):  # The solution, and what its rounding has left.
-            points = _section(
-                _slices.Slice(points, own.s, own.axis),
-                direction,
-                a,
-                offset / scale,
-                low,
-                high,
-            )
+        points = _root.clipped(
+            _slices.Slice(points, own.s, own.axis),
+            direction,
+            a,
+            offset / scale,
+            low,
+            high,
+        )
         points = own.each(
             lambda c, x, p, q: jnp.clip(x * c, p, q),
             scale,
@@ -390,36 +384,6 @@ def box_section(
         numbers={"lower": lower, "upper": upper, "normal": normal},
         check=_checks.check_section,
     )
-
-
-def _section(own, direction, a, offset, lower, upper):
-    # The multipliers at which a number arrives at one of its bounds.
-    arrivals = [
-        each(_arrival, own.x, direction, bound) for bound in (lower, upper)
-    ]
-    latest, minus_earliest = (
-        own.max(each(functools.partial(_finite_max, sign), *arrivals))
-        for sign in (1, -1)
-    )
-    highest = jnp.where(latest > -jnp.inf, latest, jnp.inf)
-    lowest = -jnp.where(minus_earliest > -jnp.inf, minus_earliest, jnp.inf)
-    start = jnp.clip(jnp.zeros_like(highest), lowest, highest)
-    return _root.clipped(
-        own, direction, a, offset, lower, upper, start, lowest, highest
-    )
-
-
-def _arrival(x, direction, bound):
-    is_any = (direction != 0) & jnp.isfinite(bound)
-    distance = x - jnp.where(is_any, bound, x)
-    return jnp.where(
-        is_any, distance / jnp.where(is_any, direction, 1), jnp.inf
-    )
-
-
-def _finite_max(sign, a, b):
-    a, b = (jnp.where(jnp.isfinite(x), sign * x, -jnp.inf) for x in (a, b))
-    return jnp.maximum(a, b)
 
 
 def _is_equal(found, target, size, own):

@@ -7,6 +7,7 @@ flattened, so that where it is sharded nothing but these sums is sent.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,18 +26,19 @@ def each(function: Callable, *lists: Arrays) -> Arrays:
     return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
-def sums(axis: Any, dtype: Any, *lists: Arrays) -> Arrays:
-    """Sums several over each slice, in one pass and one message."""
-    axes = [tuple(a + 1 for a in axes_of(x.shape, axis)) for x in lists[0]]
-    stacked = [jnp.stack(arrays) for arrays in zip(*lists, strict=True)]
-    total = functools.reduce(
-        jnp.add,
+def total(axis: Any, dtype: Any, arrays: Arrays) -> jax.Array:
+    """Sums over each slice along the axes."""
+    return _reduced(jnp.sum, jnp.add, axis, dtype, arrays)
+
+
+def _reduced(within, between, axis, dtype, arrays):
+    return functools.reduce(
+        between,
         [
-            jnp.sum(x, axis=a, keepdims=axis is not None).astype(dtype)
-            for x, a in zip(stacked, axes, strict=True)
+            within(x, axis=axis, keepdims=axis is not None).astype(dtype)
+            for x in arrays
         ],
     )
-    return [total[i] for i in range(len(lists))]
 
 
 class Slice:
@@ -56,24 +58,18 @@ class Slice:
             np.promote_types, (_checks.real_dtype(leaf) for leaf in x)
         )
         self.size = sum(
-            leaf.size // max(self._reduced(leaf.shape), 1) for leaf in x
+            leaf.size // max(math.prod(shape_of_sum(leaf.shape, axis)), 1)
+            for leaf in x
         )
 
-    def _reduced(self, shape):
-        return int(np.prod(shape_of_sum(shape, self.axis)))
-
-    def sum(self, arrays: Arrays) -> jax.Array:
-        """Sums over each slice."""
-        return self._reduce(jnp.sum, jnp.add, arrays)
-
     @property
-    def sums(self) -> Callable:
-        """:func:`sums` over each slice, a function that holds no arrays."""
-        return functools.partial(sums, self.axis, self.dtype)
+    def sum(self) -> Callable:
+        """Sums over each slice: a function that holds no arrays."""
+        return functools.partial(total, self.axis, self.dtype)
 
     def max(self, arrays: Arrays) -> jax.Array:
         """The largest in each slice."""
-        return self._reduce(jnp.max, jnp.maximum, arrays)
+        return _reduced(jnp.max, jnp.maximum, self.axis, self.dtype, arrays)
 
     def all(self, arrays: Arrays) -> jax.Array:
         """Whether it is true in all of each slice."""
@@ -94,16 +90,6 @@ class Slice:
             ],
         )
 
-    def _reduce(self, within, between, arrays):
-        keep = self.axis is not None
-        return functools.reduce(
-            between,
-            [
-                within(x, axis=self.axis, keepdims=keep).astype(self.dtype)
-                for x in arrays
-            ],
-        )
-
     def each(
         self, function: Callable, number: jax.Array, *lists: Arrays
     ) -> Arrays:
@@ -113,6 +99,11 @@ class Slice:
             self.s,
             *lists,
         )
+
+    def full(self, value: Any, dtype: Any) -> jax.Array:
+        """One value for each slice."""
+        shape = shape_of_sum(self.x[0].shape, self.axis)
+        return jnp.full(shape, value, dtype)
 
     @property
     def rounding(self) -> float:
@@ -125,19 +116,16 @@ class Slice:
         Only their ratios matter to a projection. Where all are 0 they are all
         1; where some are, these get so little that they move last.
         """
-        # One over a larger one would be subnormal, which XLA takes for 0.
-        most = float(jnp.finfo(self.dtype).max) / 8
-        steps = each(lambda s: jnp.minimum(s, most), self.s)
-        largest = jax.lax.stop_gradient(self.max(steps))
-        least = float(jnp.finfo(self.dtype).eps) ** 2
+        largest = jax.lax.stop_gradient(self.max(self.s))
+        info = jnp.finfo(self.dtype)
+        least, tiny = float(info.eps) ** 2, float(info.tiny)
+        # One division a slice: what is divided XLA's CPU compiler writes out.
+        scale = 1 / jnp.clip(largest, tiny, 1 / tiny)
 
-        def scaled(top, s):
-            is_any = top > 0
-            return jnp.where(
-                is_any, jnp.maximum(s / jnp.where(is_any, top, 1), least), 1
-            )
+        def scaled(c, s):
+            return jnp.where(c > 0, jnp.maximum(c * s, least), 1)
 
-        return self.each(scaled, largest, steps)
+        return self.each(scaled, jnp.where(largest > 0, scale, 0), self.s)
 
     def in_range(self) -> tuple[Arrays, jax.Array]:
         """The leaders, and powers of 2 by which no huge one overflows."""

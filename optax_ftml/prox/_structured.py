@@ -67,7 +67,7 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         )
         weight = own.each(jnp.multiply, strength, own.s)
         ones = [jnp.ones([], s.dtype) for s in own.s]
-        tau, below = _root.secular(own, weight, ones, jnp.ones_like(strength))
+        tau, below = _root.secular(own, weight, ones)
         return own.each(
             lambda tau, x, w, q: jnp.where(w > 0, x * (tau / q), x),
             tau,
