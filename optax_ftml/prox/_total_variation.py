@@ -1,10 +1,10 @@
 """Total variation: penalties on jumps between neighbours.
 
-For any number t, the places where the solution exceeds t solve a problem with
+For any number t, the places where the solution reaches t solve a problem with
 two choices a place, and so without a curve in it: a message passed along the
-chain solves it, in one associative scan. Cut there, and where it exceeds t the
-penalty of each jump is linear. Begun with the mean of a whole slice and gone on
-with the mean of each part, cuts end where all parts are constant.
+chain solves it, in one associative scan. Cut there, the penalty of each jump is
+linear, and each part can be asked of a number of its own. Bisection finds so
+each place's value, to a rounding. Between values that differ are the jumps.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from optax_ftml import _leader
 from optax_ftml.prox import _checks
+from optax_ftml.prox import _root
 from optax_ftml.prox import _slices
 
 
@@ -79,27 +80,18 @@ def total_variation(strength: Any, *, axis: int = -1) -> _leader.Prox:
 
 def _cuts(x, weight, strength):
     """Returns the signs of the solution's jumps, 0 where there is none."""
-    info = jnp.finfo(x.dtype)
-    close = 8 * float(info.eps) * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-
-    def step(carry):
-        tilt, _ = carry
-        mean = _means(x, weight, strength, tilt)
-        # Above the lower one, and above the higher one as well.
-        labels = sum(
-            _exceeds(threshold, x, weight, strength, tilt).astype(jnp.int32)
-            for threshold in (mean - close, mean + close)
-        )
-        jumps = jnp.sign(jnp.diff(labels, axis=-1)).astype(x.dtype)
-        jumps = jnp.where(tilt == 0, jumps, 0)
-        return tilt + jumps, jnp.any(jumps != 0)
-
-    tilt, _ = jax.lax.while_loop(
-        lambda carry: carry[1],
-        step,
-        (jnp.zeros_like(x[..., 1:]), jnp.ones([], bool)),
+    ends = [f(x, axis=-1, keepdims=True) for f in (jnp.min, jnp.max)]
+    values = _root.bisect(
+        lambda t: _reaches(t, x, weight, strength, jnp.sign(jnp.diff(t))),
+        *(jnp.broadcast_to(end, x.shape) for end in ends),
     )
-    return tilt
+    close = (
+        16
+        * float(jnp.finfo(x.dtype).eps)
+        * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    )
+    jumps = jnp.diff(values)
+    return jnp.where(jnp.abs(jumps) > close, jnp.sign(jumps), 0)
 
 
 def _pull(strength, tilt):
@@ -146,8 +138,8 @@ def _means(x, weight, strength, tilt):
     return jnp.where(stays, x, total / mass)
 
 
-def _exceeds(threshold, x, weight, strength, tilt):
-    """Where the solution is above a threshold, which each part has its own of.
+def _reaches(threshold, x, weight, strength, tilt):
+    """Where the solution reaches a threshold, which each part has its own of.
 
     The message is what it costs more to be above than not, for all up to a
     place; to the next place of its part goes no more of it than the strength.
