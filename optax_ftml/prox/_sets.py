@@ -329,7 +329,7 @@ def box_section(
         >>> import jax.numpy as jnp
         >>> import optax_ftml
         >>> f = optax_ftml.prox.box_section(0.0, 0.5, jnp.ones(3), 1.0)
-        >>> print(f(jnp.array([5.0, 0.25, 0.0]), jnp.ones(3)))
+        >>> print(f(jnp.array([5.0, 0.25, 0.0]), jnp.ones(3)).round(4))
         [0.5   0.375 0.125]
 
     References:
