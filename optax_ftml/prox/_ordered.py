@@ -95,10 +95,10 @@ def _merge(x, weight):
     )
 
     def moved(v, left, right, p, q):
-        """The sums of what moves down to v, and of what moves up."""
-        above = [jnp.where(left > v, left - v, 0) * p]
-        below = [jnp.where(right < v, v - right, 0) * q]
-        return own.sum(above) - own.sum(below)
+        """What moves down to v, less what moves up."""
+        down = jnp.where(left > v, left - v, 0) * p
+        up = jnp.where(right < v, v - right, 0) * q
+        return own.sum([down - up])
 
     halves = jax.lax.stop_gradient((left, right, *own.s))
     # In order they need no move, and v is the end of the left half.

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
-SECANTS = 7
+# By the bytes of a number.
+SECANTS = {4: 6, 8: 8}
 
 
 def bisect(
@@ -87,7 +88,7 @@ def clipped(
     """
 
     def excess(x, weight, target, lower, upper):
-        points = each(_clip, x, lower, upper)
+        points = each(jnp.clip, x, lower, upper)
         return own.sum(each(jnp.multiply, weight, points)) - target, points
 
     def move(mu, x, direction):
@@ -107,13 +108,7 @@ def clipped(
         slope = own.sum(each(jnp.multiply, weight, free))
         step = jnp.where(slope > 0, value / jnp.where(slope > 0, slope, 1), 0)
         x = move(step, x, direction)
-    return each(_clip, x, lower, upper)
-
-
-def _clip(x, lower, upper):
-    # At a bound the derivative is that of the free side.
-    x = jnp.where(x < lower, lower, x)
-    return jnp.where(x > upper, upper, x)
+    return each(jnp.clip, x, lower, upper)
 
 
 def secular(
@@ -132,26 +127,25 @@ def secular(
 
     Returns:
         The solution, 0 where the norm is below 1 already there, and with it
-        a + mu b, or 1 for 0.
+        a + mu b, above 0.
     """
-    arrays = (each(jnp.abs, own.x), a, b)
+    arrays = (own.x, a, b)
     left = functools.partial(_left, own.sum)
     mu = _secants(own, left, jax.lax.stop_gradient(arrays))
     mu = _implicit(left, mu, arrays)
     return mu, own.each(_positive, mu, a, b)
 
 
-def _left(total, mu, size, a, b):
+def _left(total, mu, x, a, b):
     def square(x, a, b):
-        return jnp.square(x / _positive(mu.astype(x.dtype), a, b))
+        return jnp.square(jnp.abs(x / _positive(mu.astype(a.dtype), a, b)))
 
-    squares = total(each(square, size, a, b))
+    squares = total(each(square, x, a, b))
     return 1 - jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
 
 
 def _positive(mu, a, b):
-    denominator = a + mu * b
-    return jnp.where(denominator > 0, denominator, 1)
+    return jnp.maximum(a + mu * b, jnp.finfo(a.dtype).tiny)
 
 
 def _secants(own, left, arrays):
@@ -160,7 +154,7 @@ def _secants(own, left, arrays):
         lambda mu: left(mu, *arrays) > 0,
         own.full(0, own.dtype),
         own.full(info.max / 8, own.dtype),
-        info.bits - info.nmant,  # Bits of the exponent, and one more.
+        info.nexp,
     )
     value_before = left(before, *arrays)
     # No term shrinks faster than 1 / mu.
@@ -174,7 +168,9 @@ def _secants(own, left, arrays):
         rise = value * run / jnp.where(fall > 0, fall, 1)
         return mu, value, mu + jnp.where(is_left, rise, 0)
 
-    *_, mu = jax.lax.fori_loop(0, SECANTS, step, (before, value_before, mu))
+    *_, mu = jax.lax.fori_loop(
+        0, SECANTS[own.dtype.itemsize], step, (before, value_before, mu)
+    )
     return mu
 
 
