@@ -323,7 +323,7 @@ def metric_of(correction, eps, eps_root, one_minus_b2):
     scale = 1 / jnp.sqrt(correction)
     return (
         scale,
-        jnp.minimum(eps_root / scale**2, 1e30),
+        jnp.minimum(eps_root, 1e30) / scale**2,
         jnp.minimum(eps, 1e30),
         jnp.sqrt(one_minus_b2),
     )
@@ -353,22 +353,26 @@ def _direction(g, v, scale, metric, has_eps):
     return narrow(scale.astype(v.dtype) * wide / size, g.dtype)
 
 
-def denominator(v, scale, inside, eps, least=0.0, g=0.0):
+def denominator(v, scale, inside, eps, root=0.0, g=None):
     """Returns sqrt(v / (1 - b2^t) + eps_root) + eps.
 
     v_t is at least (1 - b2) |g_t|^2. With g that holds here even where the
     square is too large for a number, and where it is too small g stands for
     its own average.
     """
-    scale, inside, eps, least = (
-        jnp.asarray(x, v.dtype) for x in (scale, inside, eps, least)
+    scale, inside, eps, root = (
+        jnp.asarray(x, v.dtype) for x in (scale, inside, eps, root)
     )
-    size = scale * jnp.maximum(jnp.sqrt(v + inside), least * jnp.abs(g))
-    return jnp.where(v + inside == 0, jnp.abs(g), size) + eps
+    size = jnp.sqrt(v + inside)
+    if g is None:
+        return scale * size + eps
+    g = jnp.abs(g)
+    scaled = scale * jnp.maximum(size, root * g)
+    return jax.lax.select(size == 0, g, scaled) + eps
 
 
 def zero_to_inf(x):
-    return jnp.where(x == 0, jnp.inf, x)
+    return jax.lax.select(x == 0, jnp.full_like(x, jnp.inf), x)
 
 
 def at_least_float32(*arrays):

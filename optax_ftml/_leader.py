@@ -7,6 +7,7 @@ out. `_in_turn` does so with scalars, which a GPU then computes in one kernel;
 its barrier keeps them from being computed again in the kernel of each leaf.
 """
 
+import itertools
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -321,16 +322,24 @@ def _at(learning_rate, count):
 
 def _after(x, y):
     """Returns x, which XLA then computes after y."""
-    never = (y == y) & (y != y)
-    return jnp.where(never, -1, x)
+    return jax.lax.select(y < y, jnp.full_like(x, -1), x)
 
 
 def _in_turn(*scalars):
-    """Returns the scalars, in the same tree, each after the one before."""
+    """Returns the scalars, in the same tree, each after the one before.
+
+    Not on a CPU, whose compiler would write the order into each leaf's kernel.
+    """
     scalars, structure = jax.tree.flatten(scalars)
-    for i in range(1, len(scalars)):
-        scalars[i] = _after(scalars[i], scalars[i - 1])
-    return structure.unflatten(jax.lax.optimization_barrier(scalars))
+
+    def ordered(*scalars):
+        chain = itertools.accumulate(scalars, lambda y, x: _after(x, y))
+        return jax.lax.optimization_barrier(list(chain))
+
+    scalars = jax.lax.platform_dependent(
+        *scalars, cpu=lambda *scalars: list(scalars), default=ordered
+    )
+    return structure.unflatten(scalars)
 
 
 @jax.jit
@@ -342,25 +351,16 @@ def _scalars(lr, count, one_minus_b1, one_minus_b2, eps, eps_root, last):
     """
     eps, eps_root = (jnp.asarray(x, float) for x in (eps, eps_root))
     scale, inside, shift, last_rate = last
-    rate = lr / _ftml.one_minus_power(one_minus_b1, count)
-    rate = jnp.minimum(rate, 1e29)
+    rate = jnp.minimum(lr / _ftml.one_minus_power(one_minus_b1, count), 1e29)
     correction = _ftml.one_minus_power(one_minus_b2, count)
     is_first = last_rate == 0
     ratio = jnp.where(is_first, 0, rate) / jnp.where(is_first, 1, last_rate)
     ratio = (1 - one_minus_b1) * jnp.minimum(ratio, 1e38)
-    return (
-        rate,
-        correction,
-        eps,
-        eps_root,
-        one_minus_b1 * rate,
-        _ftml.metric_of(correction, eps, eps_root, one_minus_b2),
-        (
-            jnp.minimum(ratio * scale, 1e18),
-            inside,
-            jnp.minimum(ratio * shift, 1e38),
-        ),
-    )
+    scale = jnp.minimum(ratio * scale, 1e18)
+    shift = jnp.minimum(ratio * shift, 1e38)
+    metric = _ftml.metric_of(correction, eps, eps_root, one_minus_b2)
+    kept = rate, correction, eps, eps_root
+    return *kept, one_minus_b1 * rate, metric, (scale, inside, shift)
 
 
 @jax.jit
@@ -395,5 +395,5 @@ def _bound(x):
     """Keeps a step where a parameter and it have a finite sum."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(_bound(x.real), _bound(x.imag))
-    largest = float(jnp.finfo(x.dtype).max) / 2
-    return jnp.clip(x, -largest, largest)
+    largest = jnp.finfo(x.dtype).max / 2
+    return jax.lax.clamp(-largest, x, largest)
