@@ -13,7 +13,6 @@ and so the parameters are the leader, keeps v alone.
 """
 
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -129,17 +128,11 @@ def scale_by_ftml(
         scale = (1 - b1) / one_minus_power(1 - b1, count)
         correction = one_minus_power(1 - b2, count)
         metric = metric_of(correction, eps, eps_root, 1 - b2)
-        # Below float32's normal numbers XLA may take it for 0.
-        has_eps = (
-            isinstance(eps, numbers.Real) and eps >= np.finfo(np.float32).tiny
-        )
         v = jax.tree.map(
             lambda g, v: next_v(g, v, *weights(b2)), updates, state.v
         )
         updates = jax.tree.map(
-            lambda g, v: _direction(g, v, scale, metric, has_eps),
-            updates,
-            v,
+            lambda g, v: _direction(g, v, scale, metric), updates, v
         )
         return updates, ScaleByFtmlState(
             count, _stochastic_rounding.cast_like(v, state.v, seed, count)
@@ -343,12 +336,11 @@ def next_v(g, v, a, b, c):
     return a * v + c * (square - b * v)
 
 
-@functools.partial(jax.jit, static_argnames="has_eps")
-def _direction(g, v, scale, metric, has_eps):
+@jax.jit
+def _direction(g, v, scale, metric):
     wide = widen(g, v)
-    size = denominator(v, *metric, wide)
-    if not has_eps:
-        size = zero_to_inf(size)
+    # It is 0 where g is, and the quotient then, too.
+    size = jnp.maximum(denominator(v, *metric, wide), jnp.finfo(v.dtype).tiny)
     # The division last: after a product XLA's CPU compiler would write out g.
     return narrow(scale.astype(v.dtype) * wide / size, g.dtype)
 
