@@ -33,7 +33,9 @@ def in_metric(
     Nesterov's momentum, until the distance from the solution, in the metric and
     relative to that between solution and leader, is certain to be below the
     tolerance. The number of repetitions grows with the square root of the ratio
-    of the largest to the smallest step size.
+    of the largest to the smallest step size, and so does what rounding leaves:
+    in float32 step sizes over two decades leave 3e-5, over four 3e-4 and over
+    six 5e-3, where float64 or a prox of this module's own leave none of it.
 
     Args:
         f: A function ``f(tree, step_size)``, with one step size, of shape (),

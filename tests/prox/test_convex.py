@@ -84,6 +84,16 @@ def test_float32_is_close_to_float64_over_six_decades(x64, name):
         np.testing.assert_allclose(theta, exact, rtol=3e-5, atol=3e-5)
 
 
+@pytest.mark.parametrize(("decades", "most"), [(2, 3e-5), (4, 3e-4), (6, 5e-3)])
+def test_float32_leaves_in_metric_what_it_says(x64, decades, most):
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        arguments = [a.astype(np.float32) for a in cases.draw(rng, decades)]
+        theta = jitted("in_metric")(*arguments)
+        exact = jitted("in_metric")(*(a.astype(np.float64) for a in arguments))
+        np.testing.assert_allclose(theta, exact, rtol=most, atol=most)
+
+
 @pytest.mark.parametrize("name", DIRECT)
 def test_slices_alone_batched_and_under_vmap_agree(x64, name):
     rng = np.random.default_rng(4)
