@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_ftml import _leader
 from optax_ftml.prox import _checks
@@ -61,10 +63,13 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
     _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
     _checks.check_axis(axis)
 
+    leaves = jax.tree.leaves(l1)
+    is_sparse = not _checks.is_known(*leaves) or any(map(np.any, leaves))
+
     def solve(own, strength, l1):
-        own = _slices.Slice(
-            _separable.soft_threshold(own.x, own.s, l1), own.s, own.axis
-        )
+        if is_sparse:
+            x = _separable.soft_threshold(own.x, own.s, l1)
+            own = _slices.Slice(x, own.s, own.axis)
         weight = own.each(jnp.multiply, strength, own.s)
         ones = [jnp.ones([], s.dtype) for s in own.s]
         tau, below = _root.secular(own, weight, ones)
