@@ -150,15 +150,15 @@ def _positive(mu, a, b):
 
 def _secants(own, left, arrays):
     info = jnp.finfo(own.dtype)
-    before = bisect(
+    mu = bisect(
         lambda mu: left(mu, *arrays) > 0,
         own.full(0, own.dtype),
         own.full(info.max / 8, own.dtype),
         info.nexp,
     )
+    # As far apart as rounding asks for, however close to 0 the left side is.
+    before = mu / 2
     value_before = left(before, *arrays)
-    # No term shrinks faster than 1 / mu.
-    mu = before / jnp.minimum(1 - value_before, 1)
 
     def step(_, carry):
         before, value_before, mu = carry

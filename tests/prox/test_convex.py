@@ -73,6 +73,15 @@ def test_what_is_feasible_comes_back_bit_for_bit(x64, name):
         np.testing.assert_array_equal(jitted(name)(once, step_size), once)
 
 
+@pytest.mark.parametrize("excess", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_a_ball_takes_back_no_more_and_no_less_than_the_excess(x64, excess):
+    _, step_size = cases.draw(np.random.default_rng(8), decades=2)
+    edge = cases.NORMAL * 1.3 / np.linalg.norm(cases.NORMAL)
+    leader = edge * (1 + excess * step_size / np.max(step_size))
+    theta = jitted("l2_ball")(leader, step_size)
+    np.testing.assert_allclose(theta, edge, rtol=1e-14)
+
+
 @pytest.mark.parametrize("name", DIRECT)
 def test_float32_is_close_to_float64_over_six_decades(x64, name):
     rng = np.random.default_rng(3)
