@@ -125,7 +125,7 @@ def scale_by_ftml(
         del params
         _checks.check_like("updates", updates, state.v)
         count = optax.safe_increment(state.count)
-        scale = (1 - b1) / one_minus_power(1 - b1, count)
+        scale = jnp.minimum((1 - b1) / one_minus_power(1 - b1, count), 1)
         correction = one_minus_power(1 - b2, count)
         metric = metric_of(correction, eps, eps_root, 1 - b2)
         v = jax.tree.map(
@@ -308,7 +308,8 @@ def weights(b2):
 def metric_of(correction, eps, eps_root, one_minus_b2):
     """Returns the scalars that `denominator` makes of v.
 
-    As large as they may be without a v, or a sum with one, that is infinite.
+    As large as they may be without a v, or a sum with one, that is infinite;
+    the last so small that rounding makes no finite gradient infinite.
     """
     correction, eps, eps_root, one_minus_b2 = (
         jnp.asarray(x, float) for x in (correction, eps, eps_root, one_minus_b2)
@@ -318,7 +319,7 @@ def metric_of(correction, eps, eps_root, one_minus_b2):
         scale,
         jnp.minimum(eps_root, 1e30) / scale**2,
         jnp.minimum(eps, 1e30),
-        jnp.sqrt(one_minus_b2),
+        (1 - 2**-21) * jnp.sqrt(one_minus_b2),
     )
 
 

@@ -113,7 +113,8 @@ def leader_form(
         last = _in_turn(*_last_metric(state), state.rate)
         count = optax.safe_increment(state.count)
         _, *kept, step, metric, last_metric = _in_turn(
-            last[-1], *_scalars(lr, count, 1 - b1, 1 - b2, eps, eps_root, last)
+            last[-1],
+            *_scalars(lr, count, b1, 1 - b1, 1 - b2, eps, eps_root, last),
         )
         weights = _ftml.weights(b2)
         scalars = (step, metric, last_metric, weights)
@@ -296,8 +297,7 @@ def _forces(state, params):
             return leader
         theta = jnp.asarray(theta, leader.dtype)
         v = v.astype(jnp.finfo(leader.dtype).dtype)
-        rate = state.rate.astype(v.dtype)
-        rate = jnp.where(rate == 0, jnp.nan, rate)
+        rate = jnp.where(state.rate == 0, jnp.nan, state.rate).astype(v.dtype)
         return _ftml.denominator(v, *metric) * ((leader - theta) / rate)
 
     return jax.tree.map(
@@ -306,8 +306,7 @@ def _forces(state, params):
 
 
 def _last_metric(state):
-    _, correction, eps, eps_root = state[3:]
-    return _ftml.metric_of(correction, eps, eps_root, 0.0)[:-1]
+    return _ftml.metric_of(*state[4:], 0.0)[:-1]
 
 
 def _is_masked(x):
@@ -343,11 +342,11 @@ def _in_turn(*scalars):
 
 
 @jax.jit
-def _scalars(lr, count, one_minus_b1, one_minus_b2, eps, eps_root, last):
+def _scalars(lr, count, b1, one_minus_b1, one_minus_b2, eps, eps_root, last):
     """Returns what is kept for the next step, and what this one is made of.
 
-    The learning rates meet as their ratio alone: one over a learning rate may
-    be infinite. Bounds stand where a product with what they multiply would be.
+    The learning rates meet as their ratio, since one over one may be infinite.
+    So may products: hence the bounds, and steps above 1 as the others' unit.
     """
     eps, eps_root = (jnp.asarray(x, float) for x in (eps, eps_root))
     scale, inside, shift, last_rate = last
@@ -355,12 +354,13 @@ def _scalars(lr, count, one_minus_b1, one_minus_b2, eps, eps_root, last):
     correction = _ftml.one_minus_power(one_minus_b2, count)
     is_first = last_rate == 0
     ratio = jnp.where(is_first, 0, rate) / jnp.where(is_first, 1, last_rate)
-    ratio = (1 - one_minus_b1) * jnp.minimum(ratio, 1e38)
+    unit = jnp.maximum(one_minus_b1 * rate, 1)
+    ratio = b1 * jnp.minimum(ratio, 1e38) / unit
     scale = jnp.minimum(ratio * scale, 1e18)
     shift = jnp.minimum(ratio * shift, 1e38)
     metric = _ftml.metric_of(correction, eps, eps_root, one_minus_b2)
-    kept = rate, correction, eps, eps_root
-    return *kept, one_minus_b1 * rate, metric, (scale, inside, shift)
+    step = one_minus_b1 * rate / unit, unit
+    return rate, correction, eps, eps_root, step, metric, (scale, inside, shift)
 
 
 @jax.jit
@@ -371,8 +371,9 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     size = _ftml.zero_to_inf(size)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
-    pull = step.astype(size.dtype) * g + _bound(last_size * (theta - leader))
-    moved = _bound(pull / size)
+    step, unit = (x.astype(size.dtype) for x in step)
+    pull = step * g + _bound(last_size * (theta - leader))
+    moved = _bound(unit * (pull / size))
     return (theta - moved).astype(leader.dtype)
 
 

@@ -212,6 +212,35 @@ def test_a_coordinate_recovers_from_a_square_that_overflows(
 
 
 @PROXES
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("rate", [0.1, 1.0, 1e3])
+def test_the_largest_gradient_moves_by_the_learning_rate(
+    x64, prox, dtype, rate
+):
+    largest = jnp.finfo(dtype).max
+    for b1, b2 in ((0.6, 0.9437658674809651), (0.3, 0.999), (0.9, 0.5)):
+        optimizer = optax_ftml.ftml(rate, b1, b2, prox=prox)
+        params = jnp.zeros((), dtype)
+        state = optimizer.init(params)
+        updates, state = optimizer.update(largest, state, params)
+        rtol = 1e-5 + 2 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(float(updates), -rate, rtol=rtol)
+        chex.assert_tree_all_finite(state)
+
+
+def test_a_small_b1_remembers_as_much_as_it_says():
+    optimizer = optax_ftml.ftml(
+        1.0, b1=1e-6, b2=1e-6, eps=0.0, prox=optax_ftml.prox.box(-1.0, 1.0)
+    )
+    params = jnp.ones(())
+    state = optimizer.init(params)
+    for g in (-1e-8, 0.0):
+        _, state = optimizer.update(jnp.asarray(g), state, params)
+    # d_1 / d_2 is 1000, and the leader was 1 beyond the box.
+    np.testing.assert_allclose(state.leader, 1 + 1e-3, rtol=3e-7)
+
+
+@PROXES
 def test_infinite_gradients_are_not_hidden(prox):
     optimizer = optax_ftml.ftml(0.1, prox=prox)
     params = jnp.zeros(2)
