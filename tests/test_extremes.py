@@ -4,6 +4,8 @@ Learning rates, gradients, decay rates and eps are drawn over their whole
 ranges, in magnitude and from step to step, subnormal numbers among them.
 """
 
+import decimal
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,7 @@ decays = (
 
 
 @st.composite
-def problems(draw, dtype):
+def problems(draw, dtype, magnitudes=magnitudes):
     """Gradients of each step, learning rates, and the other numbers."""
     dtype = jnp.dtype(dtype)
     largest = float(jnp.finfo(dtype).max)
@@ -133,3 +135,61 @@ def test_close_to_extended_precision(data, dtype):
         found = -np.asarray(updates, np.longdouble)
         bound = 32 * rounding * np.abs(step) + float(info.tiny)
         assert (np.abs(found - step) <= bound)[has_step].all()
+
+
+# The recursion cancels over all of float32's range, and decimals do not mind.
+EXACT = decimal.Context(prec=400, Emin=-(10**6), Emax=10**6)
+
+
+def exact(x):
+    return np.vectorize(decimal.Decimal, otypes=[object])(
+        np.asarray(x, np.float64)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["leader", "box"])
+@hypothesis.given(data=st.data())
+def test_leader_is_close_to_the_d_v_z_recursion(data, form, dtype):
+    problem = data.draw(
+        problems(dtype, st.floats(-3, 3).map(lambda k: 10.0**k))
+    )
+    problem |= {"eps_root": 0.0}
+    hypothesis.assume(all(not 0 < problem[b] < TINY for b in ("b1", "b2")))
+    hypothesis.assume(problem["b1"] > 0)  # Without it no leader is kept.
+    with decimal.localcontext(EXACT):
+        compare_leader(problem, form, dtype)
+
+
+def compare_leader(problem, form, dtype):
+    b1, b2, eps, rounding, low, tiny = (
+        decimal.Decimal(float(x))
+        for x in (
+            *(problem[name] for name in ("b1", "b2", "eps")),
+            ROUNDING,
+            jnp.finfo(dtype).eps,
+            jnp.finfo(dtype).tiny,
+        )
+    )
+    d, v, z, leader, bound = exact(np.zeros((5, SIZE)))
+    for t, (params, updates, state) in enumerate(
+        run(problem, PROXES[form]), start=1
+    ):
+        g = exact(problem["grads"][t - 1])
+        theta = exact(params)
+        last_d, last_leader = d, leader
+        v = b2 * v + (1 - b2) * g**2
+        d = (np.sqrt(v / (1 - b2**t)) + eps) * (1 - b1**t)
+        d = d / exact(np.float32(problem["rates"][t - 1]))
+        z = b1 * z + (1 - b1) * g - (d - b1 * last_d) * theta
+        leader = -z / d
+        # What rounding makes of the last leader, of this move and of the sum.
+        ratio = b1 * last_d / d
+        bound = ratio * (bound + 32 * rounding * abs(theta - last_leader))
+        bound += 32 * rounding * abs((1 - b1) * g / d)
+        bound += 4 * rounding * (abs(theta) + abs(leader))
+        found = exact(state.leader)
+        assert (abs(found - leader) <= bound).all(), (found, leader)
+        target = leader if form == "leader" else np.clip(leader, -1, 1)
+        nearest = bound + 2 * low * (abs(target) + abs(theta)) + tiny
+        assert (abs(exact(updates) + theta - target) <= nearest).all()
