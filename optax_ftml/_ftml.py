@@ -257,31 +257,24 @@ def ftml(
         ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
     """
     _checks.check_hyperparameters(learning_rate=learning_rate)
+    numbers = b1, b2, eps, eps_root
+    options = {"accumulator_dtype": accumulator_dtype, "seed": seed}
     if prox is None:
-        direction = scale_by_ftml(
-            b1,
-            b2,
-            eps,
-            eps_root,
-            accumulator_dtype=accumulator_dtype,
-            seed=seed,
-        )
+        rate = optax.scale_by_learning_rate(learning_rate)
+        if hasattr(learning_rate, "dtype"):
+            # Optax's would promote narrower updates to the array's dtype.
+            rate = optax.stateless(
+                lambda updates, _: jax.tree.map(
+                    lambda u: -jnp.asarray(learning_rate, u.dtype) * u, updates
+                )
+            )
         return optax.with_extra_args_support(
-            optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+            optax.chain(scale_by_ftml(*numbers, **options), rate)
         )
     # The leader form builds on this file.
     from optax_ftml import _leader
 
-    return _leader.leader_form(
-        learning_rate,
-        b1,
-        b2,
-        eps,
-        eps_root,
-        accumulator_dtype=accumulator_dtype,
-        seed=seed,
-        prox=prox,
-    )
+    return _leader.leader_form(learning_rate, *numbers, **options, prox=prox)
 
 
 @jax.jit

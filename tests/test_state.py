@@ -85,13 +85,17 @@ def test_accumulator_dtype_speaks_of_v_alone(x64, prox):
 @PROXES
 @pytest.mark.parametrize("grad_dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("param_dtype", [jnp.bfloat16, jnp.float32])
-def test_updates_have_their_gradients_dtype(prox, grad_dtype, param_dtype):
+@pytest.mark.parametrize("kind", [float, np.float64, np.array, jnp.float32])
+def test_updates_have_their_gradients_dtype(
+    prox, grad_dtype, param_dtype, kind
+):
     params = jnp.ones(3, param_dtype)
-    optimizer = optax_ftml.ftml(prox=prox)
+    optimizer = optax_ftml.ftml(kind(0.125), prox=prox)
     updates, _ = optimizer.update(
         jnp.ones(3, grad_dtype), optimizer.init(params), params
     )
     assert updates.dtype == grad_dtype
+    np.testing.assert_allclose(np.float64(updates), -0.125, rtol=1e-6)
 
 
 @PROXES

@@ -112,16 +112,8 @@ def train(optimizer, dtype):
     return params
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        (name, dtype)
-        for name in OPTIMIZERS
-        for dtype in (jnp.float32, jnp.bfloat16)
-        # A float32 array as learning rate Optax does not multiply with these.
-        if (name, dtype) != ("injected", jnp.bfloat16)
-    ],
-)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_alone(name, dtype):
     params = train(OPTIMIZERS[name], dtype)
     chex.assert_tree_all_finite(params)
