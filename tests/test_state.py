@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import optax_ftml
+from optax_ftml import mxnet
 
 BOX = optax_ftml.prox.box(-10.0, 10.0)
 IDENTITY = optax_ftml.prox.l1(0.0)  # For complex parameters too.
@@ -192,9 +193,32 @@ def make_master(**numbers):
     return optax_ftml.with_master_params(optax_ftml.ftml(**numbers, prox=BOX))
 
 
+def make_without_memory(b1, **numbers):
+    del b1
+    return optax_ftml.ftml(b1=0, **numbers, prox=BOX)
+
+
+def make_mxnet(learning_rate, b1, b2, eps, eps_root, **options):
+    del eps_root
+    return mxnet.ftml(learning_rate, b1, b2, eps, wd=eps, **options)
+
+
+def make_mxnet_scheduled(learning_rate, **numbers):
+    return make_mxnet(
+        learning_rate=learning_rate,
+        **numbers,
+        lr_scheduler=mxnet.FactorScheduler(2),
+        begin_num_update=jnp.asarray(3, jnp.int32),
+        multi_precision=True,
+    )
+
+
 STATES = {
     "delta": optax_ftml.ftml,
     "leader": functools.partial(optax_ftml.ftml, prox=BOX),
+    "without memory": make_without_memory,
+    "mxnet": make_mxnet,
+    "mxnet scheduled": make_mxnet_scheduled,
     "rounding": make_rounding,
     "master": make_master,
 }

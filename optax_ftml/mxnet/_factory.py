@@ -242,7 +242,7 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     )
     return jax.tree.map(
         lambda node: (
-            node._replace(count=jnp.asarray(count, node.count.dtype))
+            node._replace(count=jnp.array(count, node.count.dtype))
             if isinstance(node, counting)
             else node
         ),
