@@ -127,7 +127,8 @@ def scale_by_ftml(
         count = optax.safe_increment(state.count)
         scale = jnp.minimum((1 - b1) / one_minus_power(1 - b1, count), 1)
         correction = one_minus_power(1 - b2, count)
-        metric = metric_of(correction, eps, eps_root, 1 - b2)
+        most = largest(state.v)
+        metric = metric_of(correction, eps, eps_root, 1 - b2, most)
         v = jax.tree.map(
             lambda g, v: next_v(g, v, *weights(b2)), updates, state.v
         )
@@ -298,11 +299,12 @@ def weights(b2):
 
 
 @jax.jit
-def metric_of(correction, eps, eps_root, one_minus_b2):
+def metric_of(correction, eps, eps_root, one_minus_b2, most):
     """Returns the scalars that `denominator` makes of v.
 
-    As large as they may be without a v, or a sum with one, that is infinite;
-    the last so small that rounding makes no finite gradient infinite.
+    So large at most that sums with v, which is up to half of the largest
+    number, are finite; the last so small that rounding makes no finite
+    gradient infinite.
     """
     correction, eps, eps_root, one_minus_b2 = (
         jnp.asarray(x, float) for x in (correction, eps, eps_root, one_minus_b2)
@@ -310,8 +312,8 @@ def metric_of(correction, eps, eps_root, one_minus_b2):
     scale = 1 / jnp.sqrt(correction)
     return (
         scale,
-        jnp.minimum(eps_root, 1e30) / scale**2,
-        jnp.minimum(eps, 1e30),
+        jnp.minimum(eps_root, most / 4) / scale**2,
+        jnp.minimum(eps, most / 4),
         (1 - 2**-21) * jnp.sqrt(one_minus_b2),
     )
 
@@ -325,8 +327,8 @@ def next_v(g, v, a, b, c):
     g = widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)
     a, b, c = (jnp.asarray(x, v.dtype) for x in (a, b, c))
-    # A square that is too large for a number is the largest number.
-    square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max)
+    # A square that is too large is half of the largest number.
+    square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max / 2)
     return a * v + c * (square - b * v)
 
 
@@ -365,6 +367,12 @@ def at_least_float32(*arrays):
     # NumPy's promotion, which no setting forbids.
     dtypes = (jnp.result_type(x) for x in arrays)
     return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
+
+
+def largest(tree):
+    """Returns the largest number that the arithmetic of every leaf has."""
+    dtypes = (at_least_float32(x) for x in jax.tree.leaves(tree))
+    return min((float(jnp.finfo(x).max) for x in dtypes), default=1.0)
 
 
 def widen(x, other):

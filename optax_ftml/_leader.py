@@ -8,6 +8,7 @@ its barrier keeps them from being computed again in the kernel of each leaf.
 """
 
 import itertools
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -108,13 +109,14 @@ def leader_form(
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        lr = _at(learning_rate, state.count)
+        most = _ftml.largest(state.v)
+        lr = _at(learning_rate, state.count, most)
         # What the last step left is read before its place is written to.
-        last = _in_turn(*_last_metric(state), state.rate)
+        *last_metric, last_rate = _in_turn(*_last_metric(state), state.rate)
         count = optax.safe_increment(state.count)
-        _, *kept, step, metric, last_metric = _in_turn(
-            last[-1],
-            *_scalars(lr, count, b1, 1 - b1, 1 - b2, eps, eps_root, last),
+        numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root
+        _, *kept, step, metric = _in_turn(
+            last_rate, *_scalars(count, *numbers, last_rate, most)
         )
         weights = _ftml.weights(b2)
         scalars = (step, metric, last_metric, weights)
@@ -141,12 +143,8 @@ def leader_form(
             params,
             updates,
         )
-        return updates, FtmlLeaderState(
-            count,
-            _stochastic_rounding.cast_like(v, state.v, seed, count),
-            leader,
-            *kept,
-        )
+        v = _stochastic_rounding.cast_like(v, state.v, seed, count)
+        return updates, FtmlLeaderState(count, v, leader, *kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -165,20 +163,18 @@ def _without_memory(
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        lr = _at(learning_rate, state.count)
+        most = _ftml.largest(state.v)
+        lr = _at(learning_rate, state.count, most)
         count = optax.safe_increment(state.count)
         correction = _ftml.one_minus_power(1 - b2, count)
-        metric = _ftml.metric_of(correction, eps, eps_root, 1 - b2)
+        metric = _ftml.metric_of(correction, eps, eps_root, 1 - b2, most)
         v = jax.tree.map(
             lambda g, v: _ftml.next_v(g, v, *_ftml.weights(b2)),
             updates,
             state.v,
         )
         leader = jax.tree.map(
-            lambda g, v, theta: _step(g, v, theta, lr, metric),
-            updates,
-            v,
-            params,
+            lambda *arrays: _step(*arrays, lr, metric), updates, v, params
         )
         step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
         target = prox(leader, step_sizes)
@@ -306,17 +302,20 @@ def _forces(state, params):
 
 
 def _last_metric(state):
-    return _ftml.metric_of(*state[4:], 0.0)[:-1]
+    most = _ftml.largest(state.v)
+    correction, eps, eps_root = state[4:]
+    eps = jnp.maximum(eps, 4 / most)  # For 0 times infinity is NaN.
+    return _ftml.metric_of(correction, eps, eps_root, 0.0, most)[:-1]
 
 
 def _is_masked(x):
     return isinstance(x, optax.MaskedNode)
 
 
-def _at(learning_rate, count):
+def _at(learning_rate, count, most):
     if callable(learning_rate):
         learning_rate = learning_rate(count)
-    return jnp.asarray(learning_rate, float)
+    return jnp.minimum(jnp.asarray(learning_rate, float), most)
 
 
 def _after(x, y):
@@ -342,25 +341,24 @@ def _in_turn(*scalars):
 
 
 @jax.jit
-def _scalars(lr, count, b1, one_minus_b1, one_minus_b2, eps, eps_root, last):
+def _scalars(
+    count, lr, b1, one_minus_b1, one_minus_b2, eps, eps_root, last_rate, most
+):
     """Returns what is kept for the next step, and what this one is made of.
 
     The learning rates meet as their ratio, since one over one may be infinite.
     So may products: hence the bounds, and steps above 1 as the others' unit.
     """
     eps, eps_root = (jnp.asarray(x, float) for x in (eps, eps_root))
-    scale, inside, shift, last_rate = last
-    rate = jnp.minimum(lr / _ftml.one_minus_power(one_minus_b1, count), 1e29)
+    rate = lr / _ftml.one_minus_power(one_minus_b1, count)
+    rate = jnp.minimum(rate, most / 32)  # One over it is not subnormal.
     correction = _ftml.one_minus_power(one_minus_b2, count)
-    is_first = last_rate == 0
-    ratio = jnp.where(is_first, 0, rate) / jnp.where(is_first, 1, last_rate)
     unit = jnp.maximum(one_minus_b1 * rate, 1)
-    ratio = b1 * jnp.minimum(ratio, 1e38) / unit
-    scale = jnp.minimum(ratio * scale, 1e18)
-    shift = jnp.minimum(ratio * shift, 1e38)
-    metric = _ftml.metric_of(correction, eps, eps_root, one_minus_b2)
-    step = one_minus_b1 * rate / unit, unit
-    return rate, correction, eps, eps_root, step, metric, (scale, inside, shift)
+    ratio = jnp.where(last_rate > 0, rate / unit, 0)
+    ratio = jnp.minimum(ratio / jnp.where(last_rate > 0, last_rate, 1), most)
+    metric = _ftml.metric_of(correction, eps, eps_root, one_minus_b2, most)
+    step = one_minus_b1 * rate / unit, b1 * ratio, unit
+    return rate, correction, eps, eps_root, step, metric
 
 
 @jax.jit
@@ -368,12 +366,11 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     theta = jnp.asarray(theta, leader.dtype)
     g = _ftml.widen(g, v)
     size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, g)
-    size = _ftml.zero_to_inf(size)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
-    step, unit = (x.astype(size.dtype) for x in step)
-    pull = step * g + _bound(last_size * (theta - leader))
-    moved = _bound(unit * (pull / size))
+    step, ratio, unit = (x.astype(size.dtype) for x in step)
+    pull = step * g + _bounded(theta - leader, ratio, last_size)
+    moved = _bounded(pull / _ftml.zero_to_inf(size), unit)
     return (theta - moved).astype(leader.dtype)
 
 
@@ -382,8 +379,8 @@ def _step(g, v, theta, lr, metric):
     theta = jnp.asarray(theta, _ftml.at_least_float32(theta))
     g = _ftml.widen(g, v)
     size = _ftml.zero_to_inf(_ftml.denominator(v, *metric, g))
-    moved = jnp.minimum(lr, 1e29).astype(v.dtype) * (g / size)
-    return (theta - _bound(moved)).astype(theta.dtype)
+    moved = _bounded(g / size, lr.astype(v.dtype))
+    return (theta - moved).astype(theta.dtype)
 
 
 @jax.jit
@@ -392,9 +389,11 @@ def _step_size(v, lr, metric):
     return jnp.minimum(jnp.asarray(lr, v.dtype) / size, jnp.finfo(v.dtype).max)
 
 
-def _bound(x):
-    """Keeps a step where a parameter and it have a finite sum."""
+def _bounded(x, *factors):
+    """Returns the product, if a parameter and it have a finite sum."""
     if jnp.iscomplexobj(x):
-        return jax.lax.complex(_bound(x.real), _bound(x.imag))
-    largest = jnp.finfo(x.dtype).max / 2
-    return jax.lax.clamp(-largest, x, largest)
+        parts = (_bounded(part, *factors) for part in (x.real, x.imag))
+        return jax.lax.complex(*parts)
+    product = math.prod(factors, start=x)
+    largest = jnp.finfo(product.dtype).max / 2
+    return jax.lax.clamp(-largest, product, largest)
