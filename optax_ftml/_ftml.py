@@ -322,7 +322,7 @@ def metric_of(correction, eps, eps_root, one_minus_b2, most):
 # alike; 1 - b2 comes from outside, where it is not yet rounded to float32.
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def next_v(g, v, a, b, c):
     g = widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)

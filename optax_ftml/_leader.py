@@ -111,38 +111,30 @@ def leader_form(
         _checks.check_like("params", params, state.v)
         most = _ftml.largest(state.v)
         lr = _at(learning_rate, state.count, most)
-        # What the last step left is read before its place is written to.
-        *last_metric, last_rate = _in_turn(*_last_metric(state), state.rate)
         count = optax.safe_increment(state.count)
+        # What the last step left is read before its place is written to.
+        *last_metric, last_rate = _in_turn(
+            count, *_last_metric(state), state.rate
+        )
         numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root
         _, *kept, step, metric = _in_turn(
-            last_rate, *_scalars(count, *numbers, last_rate, most)
+            count, last_rate, *_scalars(count, *numbers, last_rate, most)
         )
-        weights = _ftml.weights(b2)
-        scalars = (step, metric, last_metric, weights)
-        leader = jax.tree.map(
-            lambda *arrays: _next_leader(*arrays, *scalars),
+        scalars = (lr, step, metric, last_metric, _ftml.weights(b2))
+        found = jax.tree.map(
+            lambda *arrays: _next(*arrays, *scalars),
             updates,
             state.v,
             state.leader,
             params,
         )
-        v = jax.tree.map(
-            lambda g, v, leader: _ftml.next_v(g, _after(v, leader), *weights),
-            updates,
-            state.v,
-            leader,
+        leader, v, step_sizes = (
+            jax.tree.map(lambda _, leaf, i=i: leaf[i], updates, found)
+            for i in range(3)
         )
-        step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
-        updates = jax.tree.map(
-            lambda x, v, theta, g: _update_to.update_to(_after(x, v), theta, g),
-            target,
-            v,
-            params,
-            updates,
-        )
+        updates = jax.tree.map(_update, target, v, params, updates)
         v = _stochastic_rounding.cast_like(v, state.v, seed, count)
         return updates, FtmlLeaderState(count, v, leader, *kept)
 
@@ -320,13 +312,14 @@ def _at(learning_rate, count, most):
 
 def _after(x, y):
     """Returns x, which XLA then computes after y."""
-    return jax.lax.select(y < y, jnp.full_like(x, -1), x)
+    return jax.lax.select(y < y, jnp.real(y).astype(x.dtype), x)
 
 
-def _in_turn(*scalars):
+def _in_turn(count, *scalars):
     """Returns the scalars, in the same tree, each after the one before.
 
-    Not on a CPU, whose compiler would write the order into each leaf's kernel.
+    A CPU's compiler would write the order into each leaf's kernel, and what
+    they are made of, unless it ends with a division: here one by 1.
     """
     scalars, structure = jax.tree.flatten(scalars)
 
@@ -334,9 +327,10 @@ def _in_turn(*scalars):
         chain = itertools.accumulate(scalars, lambda y, x: _after(x, y))
         return jax.lax.optimization_barrier(list(chain))
 
-    scalars = jax.lax.platform_dependent(
-        *scalars, cpu=lambda *scalars: list(scalars), default=ordered
-    )
+    def divided(*scalars):
+        return [x / jnp.minimum(count, 1).astype(float) for x in scalars]
+
+    scalars = jax.lax.platform_dependent(*scalars, cpu=divided, default=ordered)
     return structure.unflatten(scalars)
 
 
@@ -362,16 +356,23 @@ def _scalars(
 
 
 @jax.jit
-def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
+def _next(g, v, leader, theta, lr, step, metric, last_metric, weights):
     theta = jnp.asarray(theta, leader.dtype)
-    g = _ftml.widen(g, v)
-    size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, g)
+    wide = _ftml.widen(g, v)
+    size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, wide)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
     step, ratio, unit = (x.astype(size.dtype) for x in step)
-    pull = step * g + _bounded(theta - leader, ratio, last_size)
+    pull = step * wide + _bounded(theta - leader, ratio, last_size)
     moved = _bounded(pull / _ftml.zero_to_inf(size), unit)
-    return (theta - moved).astype(leader.dtype)
+    leader = (theta - moved).astype(leader.dtype)
+    v = _ftml.next_v(g, _after(v, leader), *weights)
+    return leader, v, _step_size(v, lr, metric)
+
+
+@jax.jit
+def _update(target, v, theta, g):
+    return _update_to.update_to(_after(target, v), theta, g)
 
 
 @jax.jit

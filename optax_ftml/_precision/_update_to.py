@@ -1,15 +1,17 @@
 """The update that takes a parameter to a target, and not beyond it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def update_to(target, theta, g):
     """Returns the update, in g's dtype, that takes theta to the target.
 
-    Where theta + (target - theta) would round to beyond the target, which may
-    be the edge of the feasible set, it stops short of it.
+    Where theta + (target - theta) rounds to another number than the target,
+    which may be the edge of the feasible set, it stops short of it.
     """
     theta = jnp.asarray(theta)
     dtype = theta.dtype
@@ -19,9 +21,8 @@ def update_to(target, theta, g):
     target = _round_to(target, dtype)
     delta = _round_to(target - theta, g.dtype)
     reached = _round_to(theta + delta, dtype)
-    is_beyond = jnp.where(delta > 0, reached > target, reached < target)
     shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
-    return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
+    return jax.lax.select(reached == target, delta, shorter).astype(g.dtype)
 
 
 def _round_to(x, dtype):
