@@ -152,6 +152,29 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a function, got {value!r}.")
 
 
+def check_function_of(name: str, value: Any, *arguments: str) -> None:
+    """Raises unless the value is a function that needs these arguments.
+
+    One with a default has a meaning of its own, as the scale of a projection.
+    """
+    check_callable(name, value)
+    try:
+        signature = inspect.signature(value)
+        needed = [
+            signature.parameters[key].default is inspect.Parameter.empty
+            for key in signature.bind(*arguments).arguments
+        ]
+    except TypeError:
+        needed = [False]
+    except ValueError:
+        return  # It has no signature.
+    if not all(needed):
+        raise TypeError(
+            f"{name} must be a function of ({', '.join(arguments)}), without "
+            f"defaults, got {value!r}."
+        )
+
+
 def check_prox_function(prox: Any) -> None:
     """Raises unless it can be called with a leader and a step size."""
     check_callable("prox", prox)
@@ -162,14 +185,7 @@ def check_prox_function(prox: Any) -> None:
             f"prox must be what optax_ftml.prox.{name}(...) returns, got "
             f"{name} itself."
         )
-    try:
-        inspect.signature(prox).bind(None, None)
-    except TypeError:
-        raise TypeError(
-            f"prox must be a function of (leader, step_size), got {prox!r}."
-        ) from None
-    except ValueError:
-        pass  # It has no signature.
+    check_function_of("prox", prox, "leader", "step_size")
 
 
 def check_params(params: Any) -> None:

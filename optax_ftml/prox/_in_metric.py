@@ -12,6 +12,7 @@ from optax_ftml import _checks as _shared_checks
 from optax_ftml import _leader
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
+from optax_ftml.prox import _splitting
 from optax_ftml.prox._slices import each
 
 
@@ -23,19 +24,28 @@ def in_metric(
 ) -> _leader.Prox:
     r"""Makes a Euclidean prox or projection one in the metric.
 
-    With the smallest of the step sizes, :math:`\alpha`, it repeats
+    Douglas-Rachford splitting between `f` and the squared distance from the
+    leader, which is solved in closed form. With a step size :math:`\alpha` for
+    all numbers it repeats
 
     .. math::
-        \theta \leftarrow f\left(y - \frac{\alpha}{s} (y - \ell),\
-        \alpha\right)
+        \theta = f(\ell + (s - \alpha) q,\ \alpha), \qquad
+        q \leftarrow q + \frac{\theta - \ell - s q}{s + \alpha}
 
-    from :math:`y = \ell`, where :math:`y` runs ahead of :math:`\theta` by
-    Nesterov's momentum, until the distance from the solution, in the metric and
-    relative to that between solution and leader, is certain to be below the
-    tolerance. The number of repetitions grows with the square root of the ratio
-    of the largest to the smallest step size, and so does what rounding leaves:
-    in float32 step sizes over two decades leave 3e-5, over four 3e-4 and over
-    six 5e-3, where float64 or a prox of this module's own leave none of it.
+    from :math:`q = 0`, with Anderson's acceleration, until the distance from
+    the solution, relative to that between solution and leader, is certain to be
+    below the tolerance, or the residual :math:`\theta - \ell - s q` is
+    rounding. Every :math:`\alpha` has the same solution. It starts as the
+    geometric mean of the smallest and the largest step size and changes, less
+    and less often, to where the bound on the distance is least.
+
+    On slices of 6 to 500 numbers it calls `f` about 10 to 20 times for step
+    sizes over two decades, and 10 to 60 times over six. In float32 it is within
+    3e-5 of the solution over six decades where `f` is the prox of the simplex,
+    a ball, a hyperplane, the group lasso or total variation. Where forces
+    differ as much as the step sizes do, and `f` rounds all numbers to the
+    largest, more is left: 3e-4 for monotone slices of 6 numbers, 3e-3 and, with
+    step sizes in two clusters, 1e-1 for those of 50.
 
     Args:
         f: A function ``f(tree, step_size)``, with one step size, of shape (),
@@ -50,8 +60,8 @@ def in_metric(
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
-        TypeError: An `f` that is not a function, or another argument that is
-            not a number.
+        TypeError: An `f` that is not a function of a tree and a step size, or
+            another argument that is not a number.
         ValueError: A number out of its range.
 
     Examples:
@@ -66,20 +76,26 @@ def in_metric(
         [0.375 0.625]
 
     References:
-        Nesterov, Lectures on Convex Optimization, 2nd edition, Springer, 2018;
-        O'Donoghue and Candès, `Adaptive Restart for Accelerated Gradient
-        Schemes <https://doi.org/10.1007/s10208-013-9150-3>`_, Foundations of
-        Computational Mathematics 15, 2015; Becker and Fadili, `A Quasi-Newton
-        Proximal Splitting Method <https://arxiv.org/abs/1206.1156>`_, NeurIPS
-        2012
+        Lions and Mercier, `Splitting Algorithms for the Sum of Two Nonlinear
+        Operators <https://doi.org/10.1137/0716071>`_, SIAM Journal on Numerical
+        Analysis 16, 1979; Giselsson and Boyd, `Linear Convergence and Metric
+        Selection for Douglas-Rachford Splitting and ADMM
+        <https://doi.org/10.1109/TAC.2016.2564160>`_, IEEE Transactions on
+        Automatic Control 62, 2017; Fu, Zhang and Boyd, `Anderson Accelerated
+        Douglas-Rachford Splitting <https://doi.org/10.1137/19M1290097>`_, SIAM
+        Journal on Scientific Computing 42, 2020
     """
-    _shared_checks.check_callable("f", f)
+    _shared_checks.check_function_of("f", f, "tree", "step_size")
     if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
         raise TypeError(f"tolerance must be a number, got {tolerance!r}.")
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}.")
-    tolerance = float(tolerance)
     _checks.check_integer("max_iterations", max_iterations, 1)
+    solve = functools.partial(
+        _splitting.solve,
+        tolerance=float(tolerance),
+        max_iterations=max_iterations,
+    )
 
     def prox(leader, step_size):
         _, x, s = _checks.leaves_of(
@@ -89,106 +105,56 @@ def in_metric(
             return leader
         own = _slices.Slice(x, s, None)
         treedef = jax.tree.structure(leader)
-        # The ratio of the smallest step size to each.
-        metric = own.metric()
-        least = jnp.maximum(-own.max(each(jnp.negative, metric)), 1e-8)
-        ratio = own.each(lambda q, s: q / jnp.maximum(s, q), least, metric)
-        alpha = least * own.max(own.s)
+        scaled, length = own.in_range()
+        # Less than rounding of the largest step size moves nothing.
+        metric = each(
+            lambda m: jnp.maximum(m, jnp.finfo(m.dtype).eps), own.metric()
+        )
+        units = jax.lax.stop_gradient((own.max(s), length))
 
-        def apply(y, x, ratio, alpha):
-            moved = each(lambda y, x, r: y - r * (y - x), y, x, ratio)
-            result = f(jax.tree.unflatten(treedef, moved), alpha)
-            _shared_checks.check_prox(result, jax.tree.unflatten(treedef, x))
-            return jax.tree.leaves(result)
+        def apply(x, alpha, units):
+            largest, length = units
+            tree = jax.tree.unflatten(treedef, _scaled(x, length))
+            result = f(tree, alpha * largest)
+            _shared_checks.check_prox(result, tree)
+            return _scaled(jax.tree.leaves(result), 1 / length)
 
-        def solve(x, ratio, alpha):
-            return _iterate(
-                lambda y: apply(y, x, ratio, alpha),
-                _slices.Slice(x, ratio, None),
-                x,
-                ratio,
-                tolerance,
-                max_iterations,
-            )
-
-        result = _fixed_point(solve, apply, max_iterations, (x, ratio, alpha))
-        return _checks.tree_of(result, leader)
+        result = _solution(apply, solve, scaled, metric, units)
+        return _checks.tree_of(_scaled(result, length), leader)
 
     return prox
 
 
-def _iterate(apply, own, x, ratio, tolerance, max_iterations):
-    least = -own.max(each(jnp.negative, ratio))
-    root = jnp.sqrt(least)
-    most = (1 - root) / (1 + root)
-    tolerance = jnp.maximum(
-        tolerance, 8 * jnp.finfo(own.dtype).eps / root
-    ).astype(own.dtype)
-
-    def square(weights, arrays):
-        return own.sum(
-            each(lambda w, a: w * jnp.square(jnp.abs(a)), weights, arrays)
-        )
-
-    def step(carry):
-        theta, y, t, _, count = carry
-        after = apply(y)
-        gap = each(jnp.subtract, y, after)
-        # Strong convexity bounds the distance by a subgradient's norm.
-        error = square(each(lambda r: jnp.square(1 - r) / r, ratio), gap)
-        moved = square(ratio, each(jnp.subtract, after, x))
-        goes_on = error > jnp.square(tolerance) * moved
-        speed = each(jnp.subtract, after, theta)
-        uphill = own.sum(
-            each(lambda g, v: jnp.real(g * jnp.conj(v)), gap, speed)
-        )
-        t = jnp.where(uphill > 0, 1, t)
-        next_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-        momentum = jnp.minimum((t - 1) / next_t, most)
-        y = own.each(lambda m, a, v: a + m * v, momentum, after, speed)
-        return after, y, next_t, goes_on, count + 1
-
-    def goes_on(carry):
-        *_, goes_on, count = carry
-        return goes_on & (count < max_iterations)
-
-    theta, *_ = jax.lax.while_loop(
-        goes_on,
-        step,
-        (
-            x,
-            x,
-            jnp.ones([], own.dtype),
-            jnp.ones([], bool),
-            jnp.zeros([], jnp.int32),
-        ),
-    )
-    return theta
+def _scaled(arrays, scale):
+    return each(lambda x: x * scale.astype(x.dtype), arrays)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _fixed_point(solve, apply, max_iterations, arguments):
-    """Solves theta = apply(theta, *arguments), with its gradient."""
-    del apply, max_iterations
-    return solve(*arguments)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solution(apply, solve, leader, metric, units):
+    """The prox of a leader in a metric, where both have units."""
+    return _forward(apply, solve, leader, metric, units)[0]
 
 
-def _fixed_point_forward(solve, apply, max_iterations, arguments):
-    del apply, max_iterations
-    theta = solve(*arguments)
-    return theta, (theta, arguments)
+def _forward(apply, solve, leader, metric, units):
+    x, q = solve(lambda x, alpha: apply(x, alpha, units), leader, metric)
+    return x, (leader, metric, units, q)
 
 
-def _fixed_point_backward(solve, apply, max_iterations, saved, cotangent):
-    del solve
-    theta, arguments = saved
-    _, pull = jax.vjp(lambda y, others: apply(y, *others), theta, arguments)
+def _backward(apply, solve, saved, cotangent):
+    # The derivative by the leader, times the step sizes, is symmetric, and
+    # itself a prox in the metric: of a quadratic, with f's derivative for f.
+    leader, metric, units, q = saved
 
-    def step(_, u):
-        return each(jnp.add, cotangent, pull(u)[0])
+    def derivative(x, alpha):
+        point = _splitting.point(leader, metric, q, alpha)
+        _, pull = jax.vjp(lambda x: apply(x, alpha, units), point)
+        return each(jnp.conj, pull(each(jnp.conj, x))[0])
 
-    u = jax.lax.fori_loop(0, max_iterations, step, cotangent)
-    return (pull(u)[1],)
+    gradient = each(jnp.conj, cotangent)
+    _, more = solve(derivative, each(jnp.multiply, metric, gradient), metric)
+    gradient = each(jnp.add, gradient, more)
+    by_metric = each(lambda g, q: jnp.real(g * jnp.conj(q)), gradient, q)
+    return each(jnp.conj, gradient), by_metric, None
 
 
-_fixed_point.defvjp(_fixed_point_forward, _fixed_point_backward)
+_solution.defvjp(_forward, _backward)

@@ -37,6 +37,7 @@ def _reduced(within, between, axis, dtype, arrays):
         [
             within(x, axis=axis, keepdims=axis is not None).astype(dtype)
             for x in arrays
+            if x.size
         ],
     )
 

@@ -93,14 +93,48 @@ def test_float32_is_close_to_float64_over_six_decades(x64, name):
         np.testing.assert_allclose(theta, exact, rtol=3e-5, atol=3e-5)
 
 
-@pytest.mark.parametrize(("decades", "most"), [(2, 3e-5), (4, 3e-4), (6, 5e-3)])
-def test_float32_leaves_in_metric_what_it_says(x64, decades, most):
+EUCLIDEAN = [
+    *("simplex", "l1_ball", "l2_ball", "hyperplane", "halfspace"),
+    *("group_lasso", "total_variation"),
+]
+
+
+def from_euclidean(name, **settings):
+    """The prox with one step size for all, made one in the metric."""
+    f = cases.CONVEX[name].make(None)
+    return cases.prox.in_metric(
+        lambda x, step_size: f(x, jnp.full(x.shape, step_size)), **settings
+    )
+
+
+@pytest.mark.parametrize("name", EUCLIDEAN)
+def test_in_metric_in_float32_is_close_over_six_decades(x64, name):
     rng = np.random.default_rng(3)
-    for _ in range(50):
-        arguments = [a.astype(np.float32) for a in cases.draw(rng, decades)]
-        theta = jitted("in_metric")(*arguments)
-        exact = jitted("in_metric")(*(a.astype(np.float64) for a in arguments))
-        np.testing.assert_allclose(theta, exact, rtol=most, atol=most)
+    leaders, step_sizes = zip(
+        *(cases.draw(rng, decades=6) for _ in range(50)), strict=True
+    )
+    arguments = [np.float32(leaders), np.float32(step_sizes)]
+    theta = jax.jit(jax.vmap(from_euclidean(name)))(*arguments)
+    exact = jax.jit(jax.vmap(cases.CONVEX[name].make(None)))(
+        *(a.astype(np.float64) for a in arguments)
+    )
+    np.testing.assert_allclose(theta, exact, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["simplex", "l2_ball", "group_lasso"])
+def test_gradients_in_metric_end_at_those_of_the_direct_prox(x64, name):
+    # However many iterations there may be.
+    f = from_euclidean(name, tolerance=1e-12, max_iterations=10**9)
+    arguments = cases.draw(np.random.default_rng(9), decades=2)
+    weight = np.arange(1.0, 1 + cases.SIZE)
+    gradients = [
+        jax.jit(jax.grad(lambda *args, f=f: jnp.sum(weight * f(*args)), (0, 1)))
+        for f in (f, cases.CONVEX[name].make(None))
+    ]
+    for ours, direct in zip(
+        *(gradient(*arguments) for gradient in gradients), strict=True
+    ):
+        np.testing.assert_allclose(ours, direct, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", DIRECT)

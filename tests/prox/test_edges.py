@@ -106,6 +106,16 @@ def test_slices_of_one_number_and_of_none(f):
         assert f(jnp.ones(shape), jnp.ones(shape)).shape == shape
 
 
+def test_in_metric_scales_huge_leaders_exactly():
+    f = jax.jit(prox.in_metric(lambda x, _: x - jnp.mean(x)))
+    leader = np.float32(cases.NORMAL)
+    step_size = np.geomspace(1e-3, 1, cases.SIZE, dtype=np.float32)
+    np.testing.assert_array_equal(
+        f(leader * np.float32(2**120), step_size),
+        f(leader * np.float32(2**40), step_size) * np.float32(2**80),
+    )
+
+
 def test_ties_share():
     ones = jnp.ones(8)
     np.testing.assert_allclose(prox.simplex()(ones, ones), ones / 8)
@@ -148,6 +158,8 @@ def test_ties_share():
         (lambda: prox.simplex(axis=(0, 0)), ValueError, r"axis.*\(0, 0\)"),
         (lambda: prox.levels([0.0, NAN]), ValueError, "values"),
         (lambda: prox.in_metric(3), TypeError, "f must"),
+        (lambda: prox.in_metric(lambda x: x), TypeError, "f must.*step_size"),
+        (lambda: prox.in_metric(lambda x, scale=1: x), TypeError, "defaults"),
         (lambda: prox.in_metric(min, tolerance=0.0), ValueError, "tolerance"),
         (lambda: prox.in_metric(min, tolerance="1"), TypeError, "tolerance"),
         (lambda: prox.in_metric(min, max_iterations=0), ValueError, "max_it"),
