@@ -391,10 +391,10 @@ def _step_size(v, lr, metric):
 
 
 def _bounded(x, *factors):
-    """Returns the product, if a parameter and it have a finite sum."""
+    """Returns the product, so bounded that a parameter adds up a million."""
     if jnp.iscomplexobj(x):
         parts = (_bounded(part, *factors) for part in (x.real, x.imag))
         return jax.lax.complex(*parts)
     product = math.prod(factors, start=x)
-    largest = jnp.finfo(product.dtype).max / 2
+    largest = jnp.finfo(product.dtype).max / 2**20
     return jax.lax.clamp(-largest, product, largest)

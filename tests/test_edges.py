@@ -256,6 +256,7 @@ def test_infinite_gradients_are_not_hidden(prox):
     [
         [0.1 * 0.9**t for t in range(1200)],
         [0.1, 1e-30, 1e-45, 0.0, 5e-39, 1e-38, 0.1, 1e38, 1e-38, 1e38, 0.1],
+        [3e38] * 300,
     ],
 )
 @pytest.mark.parametrize("prox", [no_prox, optax_ftml.prox.box(-1.0, 1.0)])

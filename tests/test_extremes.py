@@ -218,11 +218,11 @@ def test_leader_is_close_to_the_d_v_z_recursion(data, form, dtype):
             d_or_1 = np.where(size == 0, 1, d)
             leader = np.where(size == 0, theta, -z / d_or_1)
             is_right &= has_size & ((size > 0) | (last_size == 0))
-            is_right &= abs(leader) < wide_most / 4
+            is_right &= abs(leader - theta) < wide_most / 2**21
             # The products are numbers.
             unit = max((1 - b1) * rate, 1)
             ratio = b1 * rate / unit / last_rate if last_rate else last_rate
-            is_right &= ratio * last_size * distance < wide_most / 4
+            is_right &= ratio * last_size * distance < wide_most / 2**21
             is_right &= max(ratio, 32 * rate) < wide_most
             # What rounding makes of the last leader, the move and the sum.
             bound = (
