@@ -10,8 +10,8 @@ import jax.numpy as jnp
 def update_to(target, theta, g):
     """Returns the update, in g's dtype, that takes theta to the target.
 
-    Where theta + (target - theta) rounds to another number than the target,
-    which may be the edge of the feasible set, it stops short of it.
+    Where theta + (target - theta) would round to beyond the target, which may
+    be the edge of the feasible set, it stops short of it.
     """
     theta = jnp.asarray(theta)
     dtype = theta.dtype
@@ -21,8 +21,9 @@ def update_to(target, theta, g):
     target = _round_to(target, dtype)
     delta = _round_to(target - theta, g.dtype)
     reached = _round_to(theta + delta, dtype)
+    is_beyond = jax.lax.select(delta > 0, reached > target, reached < target)
     shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
-    return jax.lax.select(reached == target, delta, shorter).astype(g.dtype)
+    return jax.lax.select(is_beyond, shorter, delta).astype(g.dtype)
 
 
 def _round_to(x, dtype):
