@@ -387,7 +387,9 @@ def _step(g, v, theta, lr, metric):
 @jax.jit
 def _step_size(v, lr, metric):
     size = _ftml.zero_to_inf(_ftml.denominator(v, *metric[:-1]))
-    return jnp.minimum(jnp.asarray(lr, v.dtype) / size, jnp.finfo(v.dtype).max)
+    lr = jnp.asarray(lr, v.dtype)
+    # The division last, for XLA's CPU compiler to write out nothing else.
+    return lr / jnp.maximum(size, lr / (0.99 * jnp.finfo(v.dtype).max))
 
 
 def _bounded(x, *factors):
