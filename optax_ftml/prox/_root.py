@@ -1,4 +1,4 @@
-"""The one unknown of a slice, a multiplier: by bisection, or by secants.
+"""The one unknown of a slice, a multiplier: by bisection, or Halley's method.
 
 Most sets and penalties leave one number a slice to find, in an equation whose
 left side is monotone. All that is needed of a slice are sums. The number of
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
-# By the bytes of a number.
-SECANTS = {4: 6, 8: 8}
+# By the bytes of a number: enough for step sizes over all its decades.
+HALLEY_STEPS = {4: 8, 8: 14}
 
 
 def bisect(
@@ -112,66 +112,68 @@ def clipped(
 
 
 def secular(
-    own: _slices.Slice, a: _slices.Arrays, b: _slices.Arrays
+    own: _slices.Slice, a: _slices.Arrays, b: _slices.Arrays, norm: jax.Array
 ) -> tuple[jax.Array, _slices.Arrays]:
-    """Solves || x / (a + mu b) || = 1 for mu >= 0.
+    """Solves || x / (a + mu b) || = norm for mu >= 0.
 
-    The reciprocal of the norm is concave in mu and close to linear: a secant
-    through two points on the left of the zero meets it before the zero. From
-    within a factor of 2, a few of them arrive.
+    The reciprocal of the left side is close to linear in mu, and Halley's
+    method finds its zero in a few steps: from where no number alone makes the
+    norm too large, and with no step above five of Newton's.
 
     Args:
         own: The slice.
         a: At least 0.
         b: At least 0, and above it where a is 0.
+        norm: The norm of each slice, above 0.
 
     Returns:
-        The solution, 0 where the norm is below 1 already there, and with it
-        a + mu b, above 0.
+        The solution, 0 where but for rounding the norm is not larger already
+        there, and with it a + mu b, above 0.
     """
-    arrays = (own.x, a, b)
-    left = functools.partial(_left, own.sum)
-    mu = _secants(own, left, jax.lax.stop_gradient(arrays))
+    arrays = own.x, a, b, norm
+    left = functools.partial(_left, own)
+    mu = _halley(own, *jax.lax.stop_gradient(arrays))
     mu = _implicit(left, mu, arrays)
     return mu, own.each(_positive, mu, a, b)
-
-
-def _left(total, mu, x, a, b):
-    def square(x, a, b):
-        return jnp.square(jnp.abs(x / _positive(mu.astype(a.dtype), a, b)))
-
-    squares = total(each(square, x, a, b))
-    return 1 - jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
 
 
 def _positive(mu, a, b):
     return jnp.maximum(a + mu * b, jnp.finfo(a.dtype).tiny)
 
 
-def _secants(own, left, arrays):
-    info = jnp.finfo(own.dtype)
-    mu = bisect(
-        lambda mu: left(mu, *arrays) > 0,
-        own.full(0, own.dtype),
-        own.full(info.max / 8, own.dtype),
-        info.nexp,
-    )
-    # As far apart as rounding asks for, however close to 0 the left side is.
-    before = mu / 2
-    value_before = left(before, *arrays)
+def _left(own, mu, x, a, b, norm):
+    def square(mu, norm, x, a, b):
+        return jnp.square(jnp.abs(x / (norm * _positive(mu, a, b))))
 
-    def step(_, carry):
-        before, value_before, mu = carry
-        value = left(mu, *arrays)
-        fall, run = value_before - value, mu - before
-        is_left = (value > 0) & (fall > 0) & (run > 0)
-        rise = value * run / jnp.where(fall > 0, fall, 1)
-        return mu, value, mu + jnp.where(is_left, rise, 0)
+    squares = own.sum(own.each(square, (mu, norm), x, a, b))
+    return 1 - jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
 
-    *_, mu = jax.lax.fori_loop(
-        0, SECANTS[own.dtype.itemsize], step, (before, value_before, mu)
-    )
-    return mu
+
+def _halley(own, x, a, b, norm):
+    def terms(mu, unit, norm, x, a, b):
+        inverse = 1 / (norm * _positive(mu, a, b))
+        square = jnp.square(jnp.abs(x * inverse))
+        rate = norm * (unit * b) * inverse
+        return square, square * rate, square * rate * rate
+
+    def step(_, mu):
+        unit = jnp.where(mu > 0, mu, 1)
+        s0, s1, s2 = own.sums(own.each(terms, (mu, unit, norm), x, a, b))
+        # What is in the set but for rounding stays.
+        moves = ((mu > 0) | (s0 > 1 + own.rounding)) & (s1 > 0)
+        s1 = jnp.where(moves, s1, 1)
+        newton = jnp.minimum((jnp.sqrt(s0) - 1) * (s0 / s1), most)
+        bend = 1.5 * newton * (s2 / s1 - s1 / s0)
+        rise = unit * (newton / jnp.maximum(1 - bend, 0.2))
+        return jnp.clip(mu + jnp.where(moves, rise, 0), least, most)
+
+    def alone(norm, x, a, b):
+        return (jnp.abs(x) / norm - (1 + own.rounding) * a) / b
+
+    most = float(jnp.finfo(own.dtype).max) / 8
+    least = jnp.clip(own.max(own.each(alone, norm, x, a, b)), 0, most)
+    steps = HALLEY_STEPS[own.dtype.itemsize]
+    return jax.lax.fori_loop(0, steps, step, least)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -180,13 +180,11 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     def solve(own, radius):
         safe = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
         radii = own.each(jnp.asarray, safe)
-        _, below = _root.secular(own, radii, own.metric())
+        one = jnp.ones([], own.dtype)
+        mu, below = _root.secular(own, radii, own.metric(), one)
         scale = jnp.where(radius > 0, safe, 0)
         points = own.each(lambda r, x, q: x / q * r, scale, own.x, below)
-        ratios = own.each(lambda r, x: jnp.abs(x) / r, safe, own.x)
-        squares = own.sum(each(jnp.square, ratios))
-        is_inside = squares <= (1 + own.rounding)
-        is_inside = (is_inside & (radius > 0)) | (radius == jnp.inf)
+        is_inside = (mu == 0) & (radius > 0) | (radius == jnp.inf)
         return own.where(is_inside, own.x, points)
 
     return _slices.by_slice(

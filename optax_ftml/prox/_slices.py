@@ -68,6 +68,34 @@ class Slice:
         """Sums over each slice: a function that holds no arrays."""
         return functools.partial(total, self.axis, self.dtype)
 
+    def sums(self, lists: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
+        """Several sums over each slice in one pass; without a gradient.
+
+        XLA's CPU compiler makes a pass of each sum, but not of one reduction to
+        all of them. Elsewhere it joins the sums; there of the one reduction
+        devices would gather all parts.
+        """
+
+        def at_once(lists):
+            return [self.sum(list(x)) for x in zip(*parts(lists), strict=True)]
+
+        def parts(lists):
+            for x in lists:
+                axes = axes_of(x[0].shape, self.axis)
+                zeros = tuple(jnp.zeros([], leaf.dtype) for leaf in x)
+                sums = jax.lax.reduce(x, zeros, add, axes)
+                yield [jnp.expand_dims(leaf, axes) for leaf in sums]
+
+        def add(a, b):
+            return tuple(map(jnp.add, a, b))
+
+        def one_by_one(lists):
+            return [self.sum(list(x)) for x in zip(*lists, strict=True)]
+
+        return jax.lax.platform_dependent(
+            lists, cpu=at_once, default=one_by_one
+        )
+
     def max(self, arrays: Arrays) -> jax.Array:
         """The largest in each slice."""
         return _reduced(jnp.max, jnp.maximum, self.axis, self.dtype, arrays)
@@ -91,12 +119,13 @@ class Slice:
             ],
         )
 
-    def each(
-        self, function: Callable, number: jax.Array, *lists: Arrays
-    ) -> Arrays:
-        """Maps over the leaves, with a number of each slice."""
+    def each(self, function: Callable, numbers: Any, *lists: Arrays) -> Arrays:
+        """Maps over the leaves, with a number of each slice, or several."""
+        numbers = jax.tree.leaves(numbers)
         return each(
-            lambda x, *others: function(number.astype(x.dtype), *others),
+            lambda s, *others: function(
+                *(number.astype(s.dtype) for number in numbers), *others
+            ),
             self.s,
             *lists,
         )

@@ -70,16 +70,11 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         if is_sparse:
             x = _separable.soft_threshold(own.x, own.s, l1)
             own = _slices.Slice(x, own.s, own.axis)
-        weight = own.each(jnp.multiply, strength, own.s)
         ones = [jnp.ones([], s.dtype) for s in own.s]
-        tau, below = _root.secular(own, weight, ones)
-        return own.each(
-            lambda tau, x, w, q: jnp.where(w > 0, x * (tau / q), x),
-            tau,
-            own.x,
-            weight,
-            below,
-        )
+        norm = jnp.where(strength > 0, strength, 1)
+        mu, below = _root.secular(own, own.s, ones, norm)
+        points = own.each(lambda mu, x, q: x * (mu / q), mu, own.x, below)
+        return own.where(strength > 0, points, own.x)
 
     return _slices.by_slice(
         "group_lasso",

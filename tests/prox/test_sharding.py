@@ -40,10 +40,11 @@ def test_the_same_as_on_one_device(results, name, way):
 def test_with_one_unknown_sums_of_slices_are_all_that_is_sent(
     results, name, way
 ):
-    # Of a slice of 64 numbers or more no more than eight sums.
+    # Of a slice of 64 numbers or more no more than eight sums: added up, or on
+    # a CPU one of each device.
     sent = results[name][way]["collectives"]
     slices = sharded_prox.ROWS if way == "along" else 1
-    assert all(kind == "all-reduce" for kind, _ in sent)
+    assert {kind for kind, _ in sent} <= {"all-reduce", "all-gather"}
     assert all(nbytes <= slices * 8 * 4 for _, nbytes in sent)
 
 
