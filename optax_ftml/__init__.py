@@ -6,7 +6,7 @@ from optax_ftml._ftml import ftml
 from optax_ftml._ftml import scale_by_ftml
 from optax_ftml._ftml import ScaleByFtmlState
 from optax_ftml._leader import FtmlLeaderState
-from optax_ftml._leader import multipliers
+from optax_ftml._multipliers import multipliers
 from optax_ftml._precision._master_params import MasterParamsState
 from optax_ftml._precision._master_params import with_master_params
 from optax_ftml._precision._stochastic_rounding import stochastic_rounding

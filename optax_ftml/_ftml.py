@@ -359,10 +359,6 @@ def denominator(v, scale, inside, eps, root=0.0, g=None):
     return jax.lax.select(size == 0, g, scaled) + eps
 
 
-def zero_to_inf(x):
-    return jax.lax.select(x == 0, jnp.full_like(x, jnp.inf), x)
-
-
 def at_least_float32(*arrays):
     # NumPy's promotion, which no setting forbids.
     dtypes = (jnp.result_type(x) for x in arrays)

@@ -20,7 +20,6 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml._precision import _master_params
 from optax_ftml._precision import _stochastic_rounding
 from optax_ftml._precision import _update_to
 
@@ -114,7 +113,7 @@ def leader_form(
         count = optax.safe_increment(state.count)
         # What the last step left is read before its place is written to.
         *last_metric, last_rate = _in_turn(
-            count, *_last_metric(state), state.rate
+            count, *metric_from(state), state.rate
         )
         numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root
         _, *kept, step, metric = _in_turn(
@@ -168,7 +167,9 @@ def _without_memory(
         leader = jax.tree.map(
             lambda *arrays: _step(*arrays, lr, metric), updates, v, params
         )
-        step_sizes = jax.tree.map(lambda v: _step_size(v, lr, metric), v)
+        step_sizes = jax.tree.map(
+            lambda v, leader: _step_size(v, leader, lr, metric), v, leader
+        )
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
         updates = jax.tree.map(_update_to.update_to, target, params, updates)
@@ -198,110 +199,12 @@ def _try(prox, params):
     _checks.check_prox(target, leader)
 
 
-def multipliers(state: optax.OptState, params: optax.Params) -> optax.Params:
-    r"""Reads the multipliers of the constraints from an optimizer's state.
-
-    .. math::
-        d_t (\ell_t - \theta_t), \qquad d_t = \frac{1 - \beta_1^t}{\eta_t}
-            \left( \sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
-            + \varepsilon \right)
-
-    It is the force with which the loss pushes against the constraint or the
-    penalty, in units of the loss a unit of the parameter, and at rest the
-    Lagrange multiplier: minus the gradient of the loss.
-
-    Args:
-        state: The state of :func:`optax_ftml.ftml` with a ``prox``, alone or
-            within the states of others: chains, :func:`optax.partition`,
-            :func:`optax.inject_hyperparams`, :class:`optax.MultiSteps`.
-        params: The parameters that its last step led to.
-
-    Returns:
-        A tree like the parameters, in the leader's dtype. Where a parameter
-        has no leader, because another optimizer trains it, there is an
-        :class:`optax.MaskedNode`.
-
-    Raises:
-        ValueError: There is no leader, more than one for a parameter, or
-            nothing to read: before the first step and after one with learning
-            rate 0. Under :func:`jax.jit`, where these two are not known, the
-            multipliers are NaN.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> import optax_ftml
-        >>> optimizer = optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-1, 1))
-        >>> params = jnp.zeros(2)
-        >>> state = optimizer.init(params)
-        >>> for _ in range(300):  # The loss pulls to 3 and 0.5.
-        ...     grads = 2 * (params - jnp.array([3.0, 0.5]))
-        ...     updates, state = optimizer.update(grads, state, params)
-        ...     params += updates
-        >>> print(optax_ftml.multipliers(state, params).round(3))
-        [4. 0.]
-    """
-    found = list(_leader_states(state, params))
-    if not found:
-        raise ValueError(
-            "state must hold a leader, got none: without a prox the leader is "
-            "the parameters, and with b1 the number 0 none is kept."
-        )
-    for node, _ in found:
-        if not isinstance(node.rate, jax.core.Tracer) and not node.rate > 0:
-            raise ValueError(
-                "state must be after a step with a learning rate above 0, got "
-                f"{node.count} steps and a last learning rate of 0."
-            )
-
-    def merge(*forces):
-        present = [x for x in forces if not _is_masked(x)]
-        if len(present) > 1:
-            raise ValueError("state must hold one leader a parameter.")
-        return present[0] if present else forces[0]
-
-    return jax.tree.map(
-        merge, *(_forces(*each) for each in found), is_leaf=_is_masked
-    )
-
-
-def _leader_states(state, params):
-    """Yields the leader forms' states, each with the parameters it saw."""
-    nodes = (FtmlLeaderState, _master_params.MasterParamsState)
-    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nodes)):
-        if isinstance(node, FtmlLeaderState):
-            yield node, params
-        elif isinstance(node, _master_params.MasterParamsState):
-            seen = jax.tree.map(
-                lambda p, m: p if _is_masked(m) else m, params, node.master
-            )
-            yield from _leader_states(node.inner_state, seen)
-
-
-def _forces(state, params):
-    metric = _last_metric(state)
-
-    def force(leader, v, theta):
-        if _is_masked(leader):
-            return leader
-        theta = jnp.asarray(theta, leader.dtype)
-        v = v.astype(jnp.finfo(leader.dtype).dtype)
-        rate = jnp.where(state.rate == 0, jnp.nan, state.rate).astype(v.dtype)
-        return _ftml.denominator(v, *metric) * ((leader - theta) / rate)
-
-    return jax.tree.map(
-        force, state.leader, state.v, params, is_leaf=_is_masked
-    )
-
-
-def _last_metric(state):
+def metric_from(state):
+    """Returns the scalars that `_ftml.denominator` made of the last v."""
     most = _ftml.largest(state.v)
     correction, eps, eps_root = state[4:]
     eps = jnp.maximum(eps, 4 / most)  # For 0 times infinity is NaN.
     return _ftml.metric_of(correction, eps, eps_root, 0.0, most)[:-1]
-
-
-def _is_masked(x):
-    return isinstance(x, optax.MaskedNode)
 
 
 def _at(learning_rate, count, most):
@@ -357,17 +260,18 @@ def _scalars(
 
 @jax.jit
 def _next(g, v, leader, theta, lr, step, metric, last_metric, weights):
-    theta = jnp.asarray(theta, leader.dtype)
+    dtype = leader.dtype
+    theta, leader = (_ftml.widen(jnp.asarray(x), v) for x in (theta, leader))
     wide = _ftml.widen(g, v)
     size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, wide)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
     step, ratio, unit = (x.astype(size.dtype) for x in step)
     pull = step * wide + _bounded(theta - leader, ratio, last_size)
-    moved = _bounded(pull / _ftml.zero_to_inf(size), unit)
-    leader = (theta - moved).astype(leader.dtype)
+    moved = _bounded(pull / _zero_to_inf(size), unit)
+    leader = (theta - moved).astype(dtype)
     v = _ftml.next_v(g, _after(v, leader), *weights)
-    return leader, v, _step_size(v, lr, metric)
+    return leader, v, _step_size(v, leader, lr, metric)
 
 
 @jax.jit
@@ -377,19 +281,20 @@ def _update(target, v, theta, g):
 
 @jax.jit
 def _step(g, v, theta, lr, metric):
-    theta = jnp.asarray(theta, _ftml.at_least_float32(theta))
-    g = _ftml.widen(g, v)
-    size = _ftml.zero_to_inf(_ftml.denominator(v, *metric, g))
+    dtype = _ftml.at_least_float32(theta)
+    theta, g = (_ftml.widen(jnp.asarray(x), v) for x in (theta, g))
+    size = _zero_to_inf(_ftml.denominator(v, *metric, g))
     moved = _bounded(g / size, lr.astype(v.dtype))
-    return (theta - moved).astype(theta.dtype)
+    return (theta - moved).astype(dtype)
 
 
 @jax.jit
-def _step_size(v, lr, metric):
-    size = _ftml.zero_to_inf(_ftml.denominator(v, *metric[:-1]))
+def _step_size(v, leader, lr, metric):
+    size = _zero_to_inf(_ftml.denominator(v, *metric[:-1]))
     lr = jnp.asarray(lr, v.dtype)
     # The division last, for XLA's CPU compiler to write out nothing else.
-    return lr / jnp.maximum(size, lr / (0.99 * jnp.finfo(v.dtype).max))
+    step_size = lr / jnp.maximum(size, lr / (0.99 * jnp.finfo(v.dtype).max))
+    return _ftml.narrow(step_size, jnp.finfo(leader.dtype).dtype)
 
 
 def _bounded(x, *factors):
@@ -400,3 +305,7 @@ def _bounded(x, *factors):
     product = math.prod(factors, start=x)
     largest = jnp.finfo(product.dtype).max / 2**20
     return jax.lax.clamp(-largest, product, largest)
+
+
+def _zero_to_inf(x):
+    return jax.lax.select(x == 0, jnp.full_like(x, jnp.inf), x)

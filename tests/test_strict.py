@@ -132,3 +132,14 @@ def test_in_a_chain(name, dtype):
     if name.startswith("prox"):
         parts.pop()  # The leader form is the last of its chain.
     chex.assert_tree_all_finite(train(optax.chain(*parts), dtype))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("f", [None, prox.l1(0.01), prox.simplex()])
+@pytest.mark.parametrize("b1", [0, 0.6])
+def test_v_wider_than_the_parameters(b1, f, dtype):
+    optimizer = optax_ftml.ftml(0.01, b1, prox=f, accumulator_dtype=jnp.float64)
+    params = train(optimizer, dtype)
+    chex.assert_tree_all_finite(params)
+    chex.assert_trees_all_equal_dtypes(params, trees(dtype)[0])
