@@ -131,7 +131,7 @@ def secular(
         there, and with it a + mu b, above 0.
     """
     arrays = own.x, a, b, norm
-    left = functools.partial(_left, own)
+    left = functools.partial(_left, own.sum)
     mu = _halley(own, *jax.lax.stop_gradient(arrays))
     mu = _implicit(left, mu, arrays)
     return mu, own.each(_positive, mu, a, b)
@@ -141,11 +141,12 @@ def _positive(mu, a, b):
     return jnp.maximum(a + mu * b, jnp.finfo(a.dtype).tiny)
 
 
-def _left(own, mu, x, a, b, norm):
-    def square(mu, norm, x, a, b):
-        return jnp.square(jnp.abs(x / (norm * _positive(mu, a, b))))
+def _left(total, mu, x, a, b, norm):
+    def square(x, a, b):
+        m, n = mu.astype(a.dtype), norm.astype(a.dtype)
+        return jnp.square(jnp.abs(x / (n * _positive(m, a, b))))
 
-    squares = own.sum(own.each(square, (mu, norm), x, a, b))
+    squares = total(each(square, x, a, b))
     return 1 - jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
 
 
