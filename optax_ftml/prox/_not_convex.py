@@ -64,7 +64,12 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         rest = each(lambda s: jnp.maximum(1 - s, 0), metric)
         scaled = own.each(jnp.multiply, safe, rest)
         one = jnp.ones([], own.dtype)
-        nu, below = _root.secular(own, scaled, metric, one)
+        nu, below = _root.secular(
+            own,
+            scaled,
+            lambda factor: own.each(jnp.multiply, factor, metric),
+            one,
+        )
         points = own.each(lambda r, x, q: x / q * r, safe, own.x, below)
         ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)
         found = own.sum(each(jnp.square, ratios))

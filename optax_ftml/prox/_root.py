@@ -112,7 +112,7 @@ def clipped(
 
 
 def secular(
-    own: _slices.Slice, a: _slices.Arrays, b: _slices.Arrays, norm: jax.Array
+    own: _slices.Slice, a: _slices.Arrays, b: Callable, norm: jax.Array
 ) -> tuple[jax.Array, _slices.Arrays]:
     """Solves || x / (a + mu b) || = norm for mu >= 0.
 
@@ -123,18 +123,20 @@ def secular(
     Args:
         own: The slice.
         a: At least 0.
-        b: At least 0, and above it where a is 0.
+        b: A function of a factor of each slice, leaf by leaf linear in it; its
+            values at least 0, and above it where a is 0. XLA writes out what
+            does not change from step to step, but not this.
         norm: The norm of each slice, above 0.
 
     Returns:
         The solution, 0 where but for rounding the norm is not larger already
         there, and with it a + mu b, above 0.
     """
-    arrays = own.x, a, b, norm
     left = functools.partial(_left, own.sum)
-    mu = _halley(own, *jax.lax.stop_gradient(arrays))
-    mu = _implicit(left, mu, arrays)
-    return mu, own.each(_positive, mu, a, b)
+    mu = _halley(own, *jax.lax.stop_gradient((own.x, a)), b, norm)
+    values = b(jnp.ones_like(mu))
+    mu = _implicit(left, mu, (own.x, a, values, norm))
+    return mu, own.each(_positive, mu, a, values)
 
 
 def _positive(mu, a, b):
@@ -151,28 +153,37 @@ def _left(total, mu, x, a, b, norm):
 
 
 def _halley(own, x, a, b, norm):
-    def terms(mu, unit, norm, x, a, b):
-        inverse = 1 / (norm * _positive(mu, a, b))
+    def start(norm, x, a, b):
+        tiny = jnp.finfo(a.dtype).tiny
+        ratio = jnp.abs(x) / norm
+        square = jnp.square(ratio / jnp.maximum(a, tiny))
+        return (ratio - (1 + own.rounding) * a) / b, square
+
+    def terms(is_on, norm, x, a, b):
+        inverse = 1 / (norm * _positive(is_on, a, b))
         square = jnp.square(jnp.abs(x * inverse))
-        rate = norm * (unit * b) * inverse
+        rate = norm * b * inverse
         return square, square * rate, square * rate * rate
 
     def step(_, mu):
+        # In units of mu, where it is not 0.
         unit = jnp.where(mu > 0, mu, 1)
-        s0, s1, s2 = own.sums(own.each(terms, (mu, unit, norm), x, a, b))
-        # What is in the set but for rounding stays.
-        moves = ((mu > 0) | (s0 > 1 + own.rounding)) & (s1 > 0)
+        is_on = (mu > 0).astype(mu.dtype)
+        lists = own.each(terms, (is_on, norm), x, a, b(unit))
+        s0, s1, s2 = own.reduce(lists, (jnp.add, jnp.add, jnp.add))
+        moves = is_outside & (s1 > 0)
         s1 = jnp.where(moves, s1, 1)
         newton = jnp.minimum((jnp.sqrt(s0) - 1) * (s0 / s1), most)
         bend = 1.5 * newton * (s2 / s1 - s1 / s0)
         rise = unit * (newton / jnp.maximum(1 - bend, 0.2))
         return jnp.clip(mu + jnp.where(moves, rise, 0), least, most)
 
-    def alone(norm, x, a, b):
-        return (jnp.abs(x) / norm - (1 + own.rounding) * a) / b
-
     most = float(jnp.finfo(own.dtype).max) / 8
-    least = jnp.clip(own.max(own.each(alone, norm, x, a, b)), 0, most)
+    lists = own.each(start, norm, x, a, b(jnp.ones_like(norm)))
+    alone, square = own.reduce(lists, (jnp.maximum, jnp.add))
+    least = jnp.clip(alone, 0, most)
+    # What is in the set but for rounding stays.
+    is_outside = (least > 0) | (square > 1 + own.rounding)
     steps = HALLEY_STEPS[own.dtype.itemsize]
     return jax.lax.fori_loop(0, steps, step, least)
 

@@ -68,32 +68,44 @@ class Slice:
         """Sums over each slice: a function that holds no arrays."""
         return functools.partial(total, self.axis, self.dtype)
 
-    def sums(self, lists: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
-        """Several sums over each slice in one pass; without a gradient.
+    def reduce(
+        self, lists: list[tuple[jax.Array, ...]], operators: tuple
+    ) -> list[jax.Array]:
+        """Several sums or maxima in one pass over each slice; no gradient.
 
-        XLA's CPU compiler makes a pass of each sum, but not of one reduction to
-        all of them. Elsewhere it joins the sums; there of the one reduction
-        devices would gather all parts.
+        XLA's CPU compiler makes a pass of each, but not of one reduction to all
+        of them. Elsewhere it joins them; there of the one reduction devices
+        would gather all parts.
         """
 
         def at_once(lists):
-            return [self.sum(list(x)) for x in zip(*parts(lists), strict=True)]
+            return one_by_one(list(map(parts, lists)))
 
-        def parts(lists):
-            for x in lists:
-                axes = axes_of(x[0].shape, self.axis)
-                zeros = tuple(jnp.zeros([], leaf.dtype) for leaf in x)
-                sums = jax.lax.reduce(x, zeros, add, axes)
-                yield [jnp.expand_dims(leaf, axes) for leaf in sums]
-
-        def add(a, b):
-            return tuple(map(jnp.add, a, b))
+        def parts(arrays):
+            axes = axes_of(arrays[0].shape, self.axis)
+            least = {jnp.add: 0, jnp.maximum: -jnp.inf}
+            found = jax.lax.reduce(
+                arrays,
+                tuple(
+                    jnp.asarray(least[f], x.dtype)
+                    for f, x in zip(operators, arrays, strict=True)
+                ),
+                lambda *pair: tuple(
+                    f(a, b) for f, a, b in zip(operators, *pair, strict=True)
+                ),
+                axes,
+            )
+            return [jnp.expand_dims(x, axes) for x in found]
 
         def one_by_one(lists):
-            return [self.sum(list(x)) for x in zip(*lists, strict=True)]
+            within = {jnp.add: self.sum, jnp.maximum: self.max}
+            return [
+                within[f](arrays)
+                for f, *arrays in zip(operators, *lists, strict=True)
+            ]
 
         return jax.lax.platform_dependent(
-            lists, cpu=at_once, default=one_by_one
+            jax.lax.stop_gradient(lists), cpu=at_once, default=one_by_one
         )
 
     def max(self, arrays: Arrays) -> jax.Array:
@@ -146,16 +158,34 @@ class Slice:
         Only their ratios matter to a projection. Where all are 0 they are all
         1; where some are, these get so little that they move last.
         """
+        return self.each(
+            lambda scale, least, s: jnp.maximum(scale * s, least),
+            self._scale(),
+            self.s,
+        )
+
+    def metric_times(self) -> Callable:
+        """The metric as a function of a factor of each slice."""
+        scale, least = self._scale()
+        # Half before the step size, half after it: no product is too large.
+        root = jnp.sqrt(scale)
+        return lambda factor: self.each(
+            lambda first, root, least, s: jnp.maximum(first * s * root, least),
+            (factor * root, root, factor * least),
+            self.s,
+        )
+
+    def _scale(self):
         largest = jax.lax.stop_gradient(self.max(self.s))
         info = jnp.finfo(self.dtype)
         least, tiny = float(info.eps) ** 2, float(info.tiny)
         # One division a slice: what is divided XLA's CPU compiler writes out.
         scale = 1 / jnp.clip(largest, tiny, 1 / tiny)
-
-        def scaled(c, s):
-            return jnp.where(c > 0, jnp.maximum(c * s, least), 1)
-
-        return self.each(scaled, jnp.where(largest > 0, scale, 0), self.s)
+        zero, one = jnp.zeros_like(scale), jnp.ones_like(scale)
+        return (
+            jnp.where(largest > 0, scale, zero),
+            jnp.where(largest > 0, least * one, one),
+        )
 
     def in_range(self) -> tuple[Arrays, jax.Array]:
         """The leaders, and powers of 2 by which no huge one overflows."""

@@ -70,9 +70,12 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
         if is_sparse:
             x = _separable.soft_threshold(own.x, own.s, l1)
             own = _slices.Slice(x, own.s, own.axis)
-        ones = [jnp.ones([], s.dtype) for s in own.s]
+
+        def times(factor):
+            return own.each(jnp.asarray, factor)
+
         norm = jnp.where(strength > 0, strength, 1)
-        mu, below = _root.secular(own, own.s, ones, norm)
+        mu, below = _root.secular(own, own.s, times, norm)
         points = own.each(lambda mu, x, q: x * (mu / q), mu, own.x, below)
         return own.where(strength > 0, points, own.x)
 
