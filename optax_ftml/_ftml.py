@@ -194,12 +194,12 @@ def ftml(
             :math:`\beta_2 = 0.999` being smaller than half a step.
         seed: An integer. The random bits are a function of it, of the step and
             of the leaf's path; only :math:`v` in bfloat16 needs them.
-        prox: A function ``prox(leader, step_size)`` of two trees like the
-            parameters (in the leader's dtype, at least float32) that returns
-            the new parameters, a tree like the leader. ``optax_ftml.prox`` has
-            the usual ones. The transformation then needs the parameters in
-            ``update``, and to be the last of its chain: what it returns is
-            ``prox(leader, step_size) - params``.
+        prox: A function ``prox(leader, step_size)``, without defaults, of two
+            trees like the parameters (in the leader's dtype, at least float32)
+            that returns the new parameters, a tree like the leader.
+            ``optax_ftml.prox`` has the usual ones. The transformation then
+            needs the parameters in ``update``, and to be the last of its chain:
+            what it returns is ``prox(leader, step_size) - params``.
 
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`. Updates have their

@@ -127,7 +127,7 @@ def leader_form(
             state.leader,
             params,
         )
-        leader, v, step_sizes = (
+        leader, v, step_sizes = (  # Not jax.tree.transpose: it wants leaves.
             jax.tree.map(lambda _, leaf, i=i: leaf[i], updates, found)
             for i in range(3)
         )
@@ -202,9 +202,10 @@ def _try(prox, params):
 def metric_from(state):
     """Returns the scalars that `_ftml.denominator` made of the last v."""
     most = _ftml.largest(state.v)
-    correction, eps, eps_root = state[4:]
-    eps = jnp.maximum(eps, 4 / most)  # For 0 times infinity is NaN.
-    return _ftml.metric_of(correction, eps, eps_root, 0.0, most)[:-1]
+    eps = jnp.maximum(state.eps, 4 / most)  # 0 times infinity is NaN.
+    return _ftml.metric_of(state.v_correction, eps, state.eps_root, 0.0, most)[
+        :-1
+    ]
 
 
 def _at(learning_rate, count, most):

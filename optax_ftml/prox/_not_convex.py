@@ -63,12 +63,8 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
         # 1 + mu s is rest + nu s, where nu is at least 0.
         rest = each(lambda s: jnp.maximum(1 - s, 0), metric)
         scaled = own.each(jnp.multiply, safe, rest)
-        one = jnp.ones([], own.dtype)
         nu, below = _root.secular(
-            own,
-            scaled,
-            lambda factor: own.each(jnp.multiply, factor, metric),
-            one,
+            own, scaled, lambda factor: own.each(jnp.multiply, factor, metric)
         )
         points = own.each(lambda r, x, q: x / q * r, safe, own.x, below)
         ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)

@@ -112,7 +112,10 @@ def clipped(
 
 
 def secular(
-    own: _slices.Slice, a: _slices.Arrays, b: Callable, norm: jax.Array
+    own: _slices.Slice,
+    a: _slices.Arrays,
+    b: Callable,
+    norm: jax.typing.ArrayLike = 1.0,
 ) -> tuple[jax.Array, _slices.Arrays]:
     """Solves || x / (a + mu b) || = norm for mu >= 0.
 
@@ -132,6 +135,7 @@ def secular(
         The solution, 0 where but for rounding the norm is not larger already
         there, and with it a + mu b, above 0.
     """
+    norm = jnp.asarray(norm, own.dtype)
     left = functools.partial(_left, own.sum)
     mu = _halley(own, *jax.lax.stop_gradient((own.x, a)), b, norm)
     values = b(jnp.ones_like(mu))

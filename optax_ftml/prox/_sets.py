@@ -180,8 +180,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     def solve(own, radius):
         safe = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
         radii = own.each(jnp.asarray, safe)
-        one = jnp.ones([], own.dtype)
-        mu, below = _root.secular(own, radii, own.metric_times(), one)
+        mu, below = _root.secular(own, radii, own.metric_times())
         scale = jnp.where(radius > 0, safe, 0)
         points = own.each(lambda r, x, q: x / q * r, scale, own.x, below)
         is_inside = (mu == 0) & (radius > 0) | (radius == jnp.inf)

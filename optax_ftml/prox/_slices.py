@@ -181,10 +181,9 @@ class Slice:
         least, tiny = float(info.eps) ** 2, float(info.tiny)
         # One division a slice: what is divided XLA's CPU compiler writes out.
         scale = 1 / jnp.clip(largest, tiny, 1 / tiny)
-        zero, one = jnp.zeros_like(scale), jnp.ones_like(scale)
         return (
-            jnp.where(largest > 0, scale, zero),
-            jnp.where(largest > 0, least * one, one),
+            jnp.where(largest > 0, scale, 0),
+            jnp.where(largest > 0, least, 1.0),
         )
 
     def in_range(self) -> tuple[Arrays, jax.Array]:

@@ -121,7 +121,7 @@ def test_in_metric_in_float32_is_close_over_six_decades(x64, name):
     errors = np.max(np.abs(theta - exact) / (1 + np.abs(exact)), axis=-1)
     # Of a thousand draws rounding leaves one or two further off.
     assert np.sum(errors > 3e-5) <= 2
-    assert np.max(errors) < 1e-2
+    assert np.max(errors) < 5e-3
 
 
 @pytest.mark.parametrize("name", ["simplex", "l2_ball", "group_lasso"])

@@ -10,6 +10,7 @@ import pytest
 from tests.programs import sharded_prox
 
 ONE_UNKNOWN = [*sharded_prox.SLICED, *sharded_prox.FIXED]
+REDUCED_AT_ONCE = ("l2_ball", "l2_sphere", "group_lasso", "sparse_group_lasso")
 ALL = [*ONE_UNKNOWN, *sharded_prox.ORDERED]
 
 
@@ -40,11 +41,14 @@ def test_the_same_as_on_one_device(results, name, way):
 def test_with_one_unknown_sums_of_slices_are_all_that_is_sent(
     results, name, way
 ):
-    # Of a slice of 64 numbers or more no more than eight sums: added up, or on
-    # a CPU one of each device.
+    # Of a slice of 64 numbers or more no more than eight sums, added up. Where
+    # a CPU makes several sums in one reduction, it sends those of each device.
     sent = results[name][way]["collectives"]
+    kinds = {"all-reduce"}
+    if name.removesuffix(" of a tree") in REDUCED_AT_ONCE:
+        kinds.add("all-gather")
     slices = sharded_prox.ROWS if way == "along" else 1
-    assert {kind for kind, _ in sent} <= {"all-reduce", "all-gather"}
+    assert {kind for kind, _ in sent} <= kinds
     assert all(nbytes <= slices * 8 * 4 for _, nbytes in sent)
 
 
