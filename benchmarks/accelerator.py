@@ -12,12 +12,15 @@ of this program.
 """
 
 import argparse
+import concurrent.futures
 import itertools
 import pathlib
 import re
 import statistics
 import tempfile
 import time
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,7 @@ from parts import trees
 
 import optax_ftml
 from optax_ftml._report import _command
+from optax_ftml._report import _hlo
 
 RATE = 1e-3
 PAUSE = 0.02  # Seconds between steps, to tell them apart in a profile.
@@ -44,6 +48,14 @@ HEADER = (
     "report, without the device | peak memory, MB |\n"
     "|---|--:|--:|--:|--:|--:|--:|--:|"
 )
+
+
+class Group(NamedTuple):
+    """Optimizers to compare, by name, and on what."""
+
+    optimizers: dict[str, optax.GradientTransformation]
+    shapes: list[tuple[int, ...]]
+    dtype: Any
 
 
 def optimizers(dtype):
@@ -123,27 +135,38 @@ def device_events(profile):
     return sorted((event.start_ns, event.duration_ns) for event in events)
 
 
-def compiled_step(optimizer, shapes, dtype):
-    """Returns a function that runs one step, and its memory in bytes."""
+def compile_step(optimizer, shapes, dtype):
+    """Compiles a donated step of parameters, state and gradients."""
 
     def step(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = [jnp.ones(shape, dtype) for shape in shapes]
-    grads = [jnp.full(shape, 1e-2, dtype) for shape in shapes]
+    params = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    state = jax.eval_shape(optimizer.init, params)
+    step = jax.jit(step, donate_argnums=(0, 1))
+    return step.lower(params, state, params).compile()
+
+
+def warm_step(step, optimizer, shapes, dtype):
+    """Returns a function that runs one step, on random numbers."""
+
+    def arrays(scale):
+        key = jax.random.key(0)
+        return [
+            scale * jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+            for i, shape in enumerate(shapes)
+        ]
+
+    params, grads = arrays(0.03), arrays(1.0)
     carry = [params, optimizer.init(params)]
-    step = jax.jit(step, donate_argnums=(0, 1)).lower(*carry, grads).compile()
-    memory = step.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
 
     def run_once():
         carry[:] = jax.block_until_ready(step(*carry, grads))
 
     for _ in range(3):
         run_once()
-    return run_once, peak
+    return run_once
 
 
 def copy_bandwidth(size, rounds):
@@ -158,29 +181,32 @@ def copy_bandwidth(size, rounds):
     return 8 * size / seconds
 
 
-def row(name, optimizer, shapes, dtype, args, adam):
+def row(name, optimizer, group, step, absent, args, adam):
     """Returns a row of the table, and the seconds of a step."""
-    params = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    here = optax_ftml.fusion_report(optimizer, params)
-    run_once, peak = compiled_step(optimizer, shapes, dtype)
+    counts = _hlo.count(step.as_text())
+    memory = step.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    run_once = warm_step(step, optimizer, group.shapes, group.dtype)
     seconds, kernels = step_seconds(run_once, args.rounds)
-    share = here.moved_bytes / seconds / args.bandwidth
     cells = [
         name,
         f"{1e3 * seconds:.3g}",
         f"{seconds / (adam or seconds):.2f}",
-        f"{share:.0%}",
+        f"{counts.moved_bytes / seconds / args.bandwidth:.0%}",
         kernels,
-        here.kernels + here.scalar_kernels,
-        absent_kernels(optimizer, params, args.target),
+        counts.kernels + counts.scalar_kernels,
+        absent,
         f"{peak / 1e6:.0f}",
     ]
     return f"| {' | '.join(map(str, cells))} |", seconds
 
 
-def absent_kernels(optimizer, params, target):
+def absent_kernels(optimizer, group, target):
+    """Returns the kernels that fusion_report counts without the device."""
     if target is None:
         return ""
+    params = [jax.ShapeDtypeStruct(x, group.dtype) for x in group.shapes]
     try:
         report = optax_ftml.fusion_report(optimizer, params, target)
     except ImportError:
@@ -188,15 +214,44 @@ def absent_kernels(optimizer, params, target):
     return report.kernels + report.scalar_kernels
 
 
-def table(title, rows, shapes, dtype, args):
+def table(title, group, args):
     """Returns the lines of a table: a step of each optimizer."""
     print(title, flush=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        here = pool.map(
+            lambda x: compile_step(x, group.shapes, group.dtype),
+            group.optimizers.values(),
+        )
+        elsewhere = pool.map(
+            lambda x: absent_kernels(x, group, args.target),
+            group.optimizers.values(),
+        )
+        rows = list(zip(group.optimizers.items(), here, elsewhere, strict=True))
     lines, adam = ["", f"### {title}", "", HEADER], None
-    for name, optimizer in rows.items():
-        line, seconds = row(name, optimizer, shapes, dtype, args, adam)
+    for item, step, absent in rows:
+        line, seconds = row(*item, group, step, absent, args, adam)
+        print(line, flush=True)
         adam = adam or seconds
         lines.append(line)
     return lines
+
+
+def groups(args):
+    """Returns the groups of optimizers, each a table, by title."""
+    found = {}
+    for tree, shapes in args.trees.items():
+        for dtype in (jnp.float32, jnp.bfloat16):
+            alone = optimizers(dtype)
+            chain = {name: chained(x) for name, x in alone.items()}
+            for place, some in {"alone": alone, "chain": chain}.items():
+                title = f"{tree}, {jnp.dtype(dtype).name}, {place}"
+                found[title] = Group(some, shapes, dtype)
+    rows = {"adam": optax.adam(RATE)} | {
+        name: optax_ftml.ftml(RATE, prox=ours)
+        for name, (ours, _) in prox_benchmark.proxes(args.rows[1]).items()
+    }
+    title = f"Each prox, rows of {args.rows}, float32"
+    return found | {title: Group(rows, [args.rows], jnp.float32)}
 
 
 def measure(args):
@@ -210,19 +265,10 @@ def measure(args):
         "are those in the profile, beside those that the report counts, on "
         "scalars too. Peak memory is XLA's own account of the step.",
     ]
-    for tree, shapes in args.trees.items():
-        for dtype in (jnp.float32, jnp.bfloat16):
-            alone = optimizers(dtype)
-            chain = {name: chained(x) for name, x in alone.items()}
-            for group, rows in {"alone": alone, "chain": chain}.items():
-                title = f"{tree}, {jnp.dtype(dtype).name}, {group}"
-                lines += table(title, rows, shapes, dtype, args)
-    rows = {"adam": optax.adam(RATE)} | {
-        name: optax_ftml.ftml(RATE, prox=ours)
-        for name, (ours, _) in prox_benchmark.proxes(args.rows[1]).items()
-    }
-    title = f"Each prox, rows of {args.rows}, float32"
-    return lines + table(title, rows, [args.rows], jnp.float32, args)
+    for title, group in groups(args).items():
+        if re.search(args.only, title):
+            lines += table(title, group, args)
+    return lines
 
 
 def main():
@@ -231,6 +277,7 @@ def main():
     parser.add_argument("--allow-cpu", action="store_true")
     parser.add_argument("--small", action="store_true", help="for a test")
     parser.add_argument("--target", help="for fusion_report; by the device")
+    parser.add_argument("--only", default="", help="a pattern of titles")
     parser.add_argument("--output", type=pathlib.Path, default=run.RESULTS)
     args = parser.parse_args()
     args.device = jax.devices()[0]

@@ -124,12 +124,14 @@ def compile_step(
 
 def _platform(target):
     if target in _GPUS:
-        platform, needs = "cuda", ["jax_plugins.xla_cuda12", "flatbuffers"]
+        platform = "cuda"
+        compilers = ["jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"]
     elif target.startswith("tpu:"):
-        platform, needs = "tpu", ["libtpu", "flatbuffers"]
+        platform, compilers = "tpu", ["libtpu"]
     else:
         raise ValueError(f"target must be {_TARGETS}; got {target!r}.")
-    missing = [name for name in needs if not _is_installed(name)]
+    missing = [] if any(map(_is_installed, compilers)) else compilers[:1]
+    missing += [name for name in ["flatbuffers"] if not _is_installed(name)]
     if missing:
         raise ImportError(
             f"target {target!r} needs {' and '.join(missing)}, which "
