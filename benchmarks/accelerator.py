@@ -255,8 +255,8 @@ def groups(args):
 
 
 def measure(args):
-    """Returns all tables as lines of Markdown."""
-    lines = [
+    """Yields all tables as lines of Markdown, each when it is measured."""
+    yield [
         f"# {args.device.device_kind}",
         "",
         f"{run.machine()}. Medians of {args.rounds} rounds. It copies "
@@ -267,8 +267,7 @@ def measure(args):
     ]
     for title, group in groups(args).items():
         if re.search(args.only, title):
-            lines += table(title, group, args)
-    return lines
+            yield table(title, group, args)
 
 
 def main():
@@ -305,7 +304,10 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"\W+", "_", kind.lower()).strip("_")
     file = args.output / f"accelerator_{name}.md"
-    file.write_text("\n".join(measure(args)) + "\n")
+    lines = []
+    for some in measure(args):
+        lines += some
+        file.write_text("\n".join(lines) + "\n")
     print(f"written to {file}")
 
 

@@ -4,6 +4,7 @@ import pathlib
 import re
 import shutil
 
+import jax
 import numpy as np
 
 from optax_ftml import mxnet
@@ -27,7 +28,9 @@ def test_guide(tmp_path, monkeypatch):
     of_mxnet, of_jax, transposed = guide_scripts()
     assert "import mxnet" in of_mxnet
     names: dict = {}
-    exec(of_jax, names)
+    # A GPU's default is TensorFloat-32, which MXNet did not have.
+    with jax.default_matmul_precision("highest"):
+        exec(of_jax, names)
     expected = mxnet.load_params(FILES / "2_plain_200.params")
     saved = mxnet.load_params("net.params")
     for name, p in expected.items():

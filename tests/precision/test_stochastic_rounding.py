@@ -124,7 +124,7 @@ def test_bfloat16_at_the_edges_of_its_range(theta, u):
     draws = _draw(theta, u, "bfloat16")
     if theta + u > 3.3895313892515355e38:
         assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
-    elif abs(u) < 2.0**-126:
+    elif abs(u) < 2.0**-126 and jax.default_backend() == "cpu":
         # XLA's CPU flushes such an update to zero before anyone sees it.
         assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
     else:

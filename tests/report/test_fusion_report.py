@@ -13,7 +13,7 @@ import optax_ftml
 from optax_ftml._report import _command
 from optax_ftml._report import _hlo
 
-SHAPES = [(64, 32), (512,), (8, 8, 8)]
+SHAPES = [(64, 128), (4096,), (16, 16, 16)]
 SIZE = sum(map(lambda shape: jnp.zeros(shape).size, SHAPES))
 
 
@@ -78,7 +78,8 @@ def test_sgd_is_one_kernel_a_leaf_and_twelve_bytes_a_parameter():
 def test_what_does_not_fuse_costs_a_kernel_and_a_temporary():
     report = optax_ftml.fusion_report(unfused(0.1), structs())
     assert report.kernels == 6
-    assert report.moved_bytes_per_parameter == 20
+    # A GPU's sort copies first.
+    assert report.moved_bytes_per_parameter in (20, 24)
     assert report.temporary_bytes >= 4 * SIZE
 
 
@@ -119,7 +120,7 @@ def test_leader_form_copies_no_array(prox, weight_decay):
     report = optax_ftml.fusion_report(optimizer, structs())
     assert report.kernels <= 9
     assert report.copies == 0
-    assert report.temporary_bytes < 4 * 512, "the smallest leaf"
+    assert report.temporary_bytes < 4 * 4096, "the smallest leaf"
 
 
 def test_copy_is_counted():
