@@ -134,7 +134,7 @@ def spread(
     like: Sequence[jax.Array],
     shapes: Sequence[tuple[int, ...]],
 ) -> list[jax.Array]:
-    """Returns an argument's number or array for each leaf, in its real dtype.
+    """Returns an argument's array for each leaf, in its real dtype and rank.
 
     Args:
         name: What the argument is called in an error.
@@ -187,7 +187,8 @@ def _shaped(name, value, path, dtype, shape):
     # Known numbers stay NumPy's, so that they can be checked under jit.
     numpy = np if is_known(value) else jnp
     value = numpy.asarray(value).astype(dtype)
-    return value if value.ndim == 0 else numpy.broadcast_to(value, shape)
+    # As small as it is, lest it be worked on as large as the leaf.
+    return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
 
 
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -250,9 +251,9 @@ def check_section(
 def sum_of_slice(own: Any, arrays: Sequence[Any]) -> Any:
     """Sums over each slice known numbers that broadcast to the leaves."""
     return sum(
-        np.broadcast_to(a, x.shape)
-        .astype(np.float64)
-        .sum(axis=own.axis, keepdims=own.axis is not None)
+        np.broadcast_to(a, x.shape).sum(
+            axis=own.axis, dtype=np.float64, keepdims=own.axis is not None
+        )
         for a, x in zip(arrays, own.x, strict=True)
     )
 

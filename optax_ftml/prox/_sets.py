@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from optax_ftml import _leader
@@ -264,7 +265,8 @@ def _flat(name, normal, offset, axis):
 
     def solve(own, offset, normal):
         metric = own.metric()
-        a = _like(own.x, normal)
+        # XLA would add up a known normal of a large leaf while it compiles.
+        a = _like(own.x, jax.lax.optimization_barrier(normal))
         # Scaled, so that the square of a small normal is not 0.
         scale = 1 / own.max(each(jnp.abs, a))
         a = own.each(jnp.multiply, scale, a)
