@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
-# By the bytes of a number: enough for step sizes over all its decades.
-HALLEY_STEPS = {4: 8, 8: 14}
+# By the bytes of a number: enough for step sizes over eight decades in float32,
+# and over all of them in float64.
+HALLEY_STEPS = {4: 6, 8: 14}
 
 
 def bisect(
@@ -120,8 +121,9 @@ def secular(
     """Solves || x / (a + mu b) || = norm for mu >= 0.
 
     The reciprocal of the left side is close to linear in mu, and Halley's
-    method finds its zero in a few steps: from where no number alone makes the
-    norm too large, and with no step above five of Newton's.
+    method finds its zero in a few steps, none of them above five of Newton's:
+    from where no number alone makes the norm too large, if that is not at 0,
+    and else from 0.
 
     Args:
         own: The slice.
@@ -157,39 +159,46 @@ def _left(total, mu, x, a, b, norm):
 
 
 def _halley(own, x, a, b, norm):
-    def start(norm, x, a, b):
-        tiny = jnp.finfo(a.dtype).tiny
-        ratio = jnp.abs(x) / norm
-        square = jnp.square(ratio / jnp.maximum(a, tiny))
-        return (ratio - (1 + own.rounding) * a) / b, square
+    most = float(jnp.finfo(own.dtype).max) / 8
 
-    def terms(is_on, norm, x, a, b):
-        inverse = 1 / (norm * _positive(is_on, a, b))
+    def terms(norm, x, below, b):
+        info = jnp.finfo(b.dtype)
+        inverse = 1 / jnp.maximum(norm * below, info.tiny)
         square = jnp.square(jnp.abs(x * inverse))
-        rate = norm * b * inverse
+        # Not infinite, for 0 times it would be NaN.
+        rate = jnp.minimum(norm * b * inverse, float(info.max) ** 0.5)
         return square, square * rate, square * rate * rate
 
-    def step(_, mu):
-        # In units of mu, where it is not 0.
-        unit = jnp.where(mu > 0, mu, 1)
-        is_on = (mu > 0).astype(mu.dtype)
-        lists = own.each(terms, (is_on, norm), x, a, b(unit))
-        s0, s1, s2 = own.reduce(lists, (jnp.add, jnp.add, jnp.add))
-        moves = is_outside & (s1 > 0)
-        s1 = jnp.where(moves, s1, 1)
+    def at_0(norm, x, a, b):
+        alone = (jnp.abs(x) / norm - (1 + own.rounding) * a) / b
+        return alone, *terms(norm, x, a, b)
+
+    def rises(moves, s0, s1, s2):
+        s0, s1, s2 = (jnp.where(moves, s, 1) for s in (s0, s1, s2))
         newton = jnp.minimum((jnp.sqrt(s0) - 1) * (s0 / s1), most)
         bend = 1.5 * newton * (s2 / s1 - s1 / s0)
-        rise = unit * (newton / jnp.maximum(1 - bend, 0.2))
-        return jnp.clip(mu + jnp.where(moves, rise, 0), least, most)
+        halley = newton / jnp.maximum(1 - bend, 0.2)
+        return (jnp.where(moves, rise, 0) for rise in (newton, halley))
 
-    most = float(jnp.finfo(own.dtype).max) / 8
-    lists = own.each(start, norm, x, a, b(jnp.ones_like(norm)))
-    alone, square = own.reduce(lists, (jnp.maximum, jnp.add))
-    least = jnp.clip(alone, 0, most)
+    def step(_, mu):
+        # In units of mu, which stays 0 where nothing has to move.
+        unit = jnp.where(mu > 0, mu, 1)
+        lists = own.each(
+            lambda norm, x, a, b: terms(norm, x, a + b, b), norm, x, a, b(unit)
+        )
+        sums = own.reduce(lists, (jnp.add,) * 3)
+        _, rise = rises((mu > 0) & (sums[1] > 0), *sums)
+        return jnp.clip(mu + unit * rise, least, most)
+
+    lists = own.each(at_0, norm, x, a, b(jnp.ones_like(norm)))
+    alone, *sums = own.reduce(lists, (jnp.maximum, *(jnp.add,) * 3))
     # What is in the set but for rounding stays.
-    is_outside = (least > 0) | (square > 1 + own.rounding)
-    steps = HALLEY_STEPS[own.dtype.itemsize]
-    return jax.lax.fori_loop(0, steps, step, least)
+    is_outside = (sums[0] > 1 + own.rounding) & (sums[1] > 0)
+    newton, halley = rises((alone <= 0) & is_outside, *sums)
+    # Newton's method never leads beyond the zero.
+    least = jnp.clip(alone, newton, most)
+    mu = jnp.clip(halley, least, most)
+    return jax.lax.fori_loop(0, HALLEY_STEPS[own.dtype.itemsize], step, mu)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

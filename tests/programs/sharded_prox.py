@@ -16,6 +16,7 @@ from optax_ftml import prox
 from optax_ftml._report import _hlo
 
 ROWS, COLUMNS = 8, 64
+LONG = 512  # Of a slice that a CPU adds up in parts.
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=COLUMNS)
 MATRIX = RNG.normal(size=(2, COLUMNS))
@@ -34,6 +35,7 @@ SLICED = {
     "sparse_group_lasso": lambda axis: prox.group_lasso(5.0, axis=axis, l1=0.3),
     "top_k": lambda axis: prox.top_k(9, axis=axis),
 }
+SUMMED = ("l2_ball", "l2_sphere", "group_lasso", "sparse_group_lasso")
 TREES = ("simplex", "l2_ball", "box_section", "top_k")
 FIXED = {
     "box": prox.box(-0.5, 0.5),
@@ -82,6 +84,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", 8)
     rows = arguments([("a", (ROWS, COLUMNS))])
     short = arguments([("a", (ROWS, 16))])
+    long = arguments([("a", (ROWS, LONG))])
     tree = arguments([("a", (ROWS, COLUMNS)), ("b", (COLUMNS,))])
     by_row = {name: make(-1) for name, make in SLICED.items()} | FIXED
     along, whole = {"a": P(None, "x")}, {"a": P("x")}
@@ -93,6 +96,10 @@ def main():
     problems |= {
         name: (f, short, {"along": along, "whole": whole})
         for name, f in ORDERED.items()
+    }
+    problems |= {
+        f"{name} of long rows": (by_row[name], long, {"along": along})
+        for name in SUMMED
     }
     problems |= {
         f"{name} of a tree": (SLICED[name](None), tree, {"tree": both})

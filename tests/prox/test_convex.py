@@ -180,6 +180,16 @@ def test_a_tree_is_one_vector(x64, name):
     )
 
 
+@pytest.mark.parametrize("name", ["l2_ball", "group_lasso"])
+@pytest.mark.parametrize("axis", [0, 1, (0, 1), None])
+def test_zeros_change_nothing_of_a_long_slice(x64, name, axis):
+    shape = 512, 512
+    x, s = cases.draw(np.random.default_rng(10), decades=6, shape=shape)
+    f = jax.jit(cases.CONVEX[name].make(axis))
+    longer = f(np.pad(x, (0, 1)), np.pad(s, (0, 1), mode="edge"))
+    np.testing.assert_allclose(f(x, s), longer[:-1, :-1], rtol=1e-11)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_finite_differences(x64, name):
     rng = np.random.default_rng(6)

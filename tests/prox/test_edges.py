@@ -116,6 +116,13 @@ def test_in_metric_scales_huge_leaders_exactly():
     )
 
 
+def test_a_group_shrinks_beside_what_does_not_move():
+    f = jax.jit(prox.group_lasso(0.5, axis=None))
+    theta = f(jnp.array([0.4, 0.4, 0.4, 0]), jnp.array([1.0, 1.0, 1.0, 0]))
+    each = (0.4 * 3**0.5 - 0.5) / 3**0.5
+    np.testing.assert_allclose(theta, [each, each, each, 0], rtol=1e-6)
+
+
 def test_ties_share():
     ones = jnp.ones(8)
     np.testing.assert_allclose(prox.simplex()(ones, ones), ones / 8)

@@ -10,7 +10,6 @@ import pytest
 from tests.programs import sharded_prox
 
 ONE_UNKNOWN = [*sharded_prox.SLICED, *sharded_prox.FIXED]
-REDUCED_AT_ONCE = ("l2_ball", "l2_sphere", "group_lasso", "sparse_group_lasso")
 ALL = [*ONE_UNKNOWN, *sharded_prox.ORDERED]
 
 
@@ -28,24 +27,26 @@ def results():
 
 WAYS = [(name, way) for name in ALL for way in ("along", "whole")]
 TREES = [(f"{name} of a tree", "tree") for name in sharded_prox.TREES]
+LONG = [(f"{name} of long rows", "along") for name in sharded_prox.SUMMED]
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS + TREES)
+@pytest.mark.parametrize(("name", "way"), WAYS + TREES + LONG)
 def test_the_same_as_on_one_device(results, name, way):
     assert results[name][way]["error"] < 2e-6
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [(name, "along") for name in ONE_UNKNOWN] + TREES
+    ("name", "way"), [(name, "along") for name in ONE_UNKNOWN] + TREES + LONG
 )
 def test_with_one_unknown_sums_of_slices_are_all_that_is_sent(
     results, name, way
 ):
     # Of a slice of 64 numbers or more no more than eight sums, added up. Where
-    # a CPU makes several sums in one reduction, it sends those of each device.
+    # a CPU makes several sums of a short slice in one reduction, it sends those
+    # of each device.
     sent = results[name][way]["collectives"]
     kinds = {"all-reduce"}
-    if name.removesuffix(" of a tree") in REDUCED_AT_ONCE:
+    if name.removesuffix(" of a tree") in sharded_prox.SUMMED:
         kinds.add("all-gather")
     slices = sharded_prox.ROWS if way == "along" else 1
     assert {kind for kind, _ in sent} <= kinds
