@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from optax_ftml import _leader
@@ -265,11 +264,9 @@ def _flat(name, normal, offset, axis):
 
     def solve(own, offset, normal):
         metric = own.metric()
-        # XLA would add up a known normal of a large leaf while it compiles.
-        a = _like(own.x, jax.lax.optimization_barrier(normal))
         # Scaled, so that the square of a small normal is not 0.
-        scale = 1 / own.max(each(jnp.abs, a))
-        a = own.each(jnp.multiply, scale, a)
+        scale = 1 / own.max(each(jnp.abs, normal))
+        a = own.each(jnp.multiply, scale, normal)
         offset = offset * scale
         direction = each(jnp.multiply, metric, a)
         length = own.sum(each(jnp.multiply, direction, a))
