@@ -183,7 +183,7 @@ def copy_bandwidth(size, rounds):
 
 def row(name, optimizer, group, step, absent, args, adam):
     """Returns a row of the table, and the seconds of a step."""
-    counts = _hlo.count(step.as_text())
+    counts = _hlo.count(step.as_text())  # As fusion_report, of what runs.
     memory = step.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -215,12 +215,11 @@ def _in_parts(shape, axis):
     each of up to eight devices.
     """
     axes = axes_of(shape, axis)
-    for i in axes[-1:]:
-        if shape[i] % 512 == 0:
-            before, n, after = shape[:i], shape[i], shape[i + 1 :]
-            split = (*before, n // 64, 8, 8, *after)
-            return split, (i + 1,), (*before, n // 8, *after)
-    return shape, axes, shape_of_sum(shape, axis)
+    if not axes or shape[axes[-1]] % 512:
+        return shape, axes, shape_of_sum(shape, axis)
+    i = axes[-1]
+    before, n, after = shape[:i], shape[i], shape[i + 1 :]
+    return (*before, n // 64, 8, 8, *after), (i + 1,), (*before, n // 8, *after)
 
 
 def axes_of(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:

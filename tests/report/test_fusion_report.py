@@ -78,8 +78,8 @@ def test_sgd_is_one_kernel_a_leaf_and_twelve_bytes_a_parameter():
 def test_what_does_not_fuse_costs_a_kernel_and_a_temporary():
     report = optax_ftml.fusion_report(unfused(0.1), structs())
     assert report.kernels == 6
-    # A GPU's sort copies first.
-    assert report.moved_bytes_per_parameter in (20, 24)
+    copied_first = 4 if jax.default_backend() == "gpu" else 0
+    assert report.moved_bytes_per_parameter == 20 + copied_first
     assert report.temporary_bytes >= 4 * SIZE
 
 
