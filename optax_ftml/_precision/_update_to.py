@@ -21,7 +21,9 @@ def update_to(target, theta, g):
     target = _round_to(target, dtype)
     delta = _round_to(target - theta, g.dtype)
     reached = _round_to(theta + delta, dtype)
-    is_beyond = jax.lax.select(delta > 0, reached > target, reached < target)
+    is_beyond = jax.lax.select(
+        theta < target, reached > target, reached < target
+    )
     shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
     return jax.lax.select(is_beyond, shorter, delta).astype(g.dtype)
 

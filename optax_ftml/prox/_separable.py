@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from optax_ftml import _leader
@@ -39,11 +40,17 @@ def box(lower: Any, upper: Any) -> _leader.Prox:
     _checks.check_bounds(lower, upper)
 
     def solve(own, lower, upper):
-        return each(jnp.clip, own.x, lower, upper)
+        return each(_clip, own.x, lower, upper)
 
     return _slices.by_slice(
         "box", solve, (), numbers={"lower": lower, "upper": upper}
     )
+
+
+def _clip(x, lower, upper):
+    if lower.size == upper.size == 1:
+        return jax.lax.clamp(lower.reshape([]), x, upper.reshape([]))
+    return jnp.clip(x, lower, upper)
 
 
 def non_negative() -> _leader.Prox:
