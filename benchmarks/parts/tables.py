@@ -13,7 +13,7 @@ GROUPS = {
 # Numbers of 4 bytes a parameter that a step can't do without: gradients and
 # parameters in, parameters out, state in and out.
 LEAST = {"ftml": 5, "ftml, box": 7, "adam": 7, "adamw": 7, "rmsprop": 5}
-LEAST |= {"sgd": 3, "copy": 2}
+LEAST |= {"ftml, decoupled": 5, "sgd": 3, "copy": 2}
 
 
 def steps(results):

@@ -45,12 +45,18 @@ def jax_optimizers(group):
     }
     if group not in clips:
         return optimizers
-    return {
-        name: optax.chain(
-            clips[group], optax.add_decayed_weights(1e-4), optimizer
-        )
+    decay = optax.add_decayed_weights(1e-4)
+    chains = {
+        name: optax.chain(clips[group], decay, optimizer)
         for name, optimizer in optimizers.items()
     }
+    chains["ftml, decoupled"] = optax.chain(  # As adamw decays, and PyTorch's.
+        clips[group],
+        optax_ftml.scale_by_ftml(),
+        decay,
+        optax.scale_by_learning_rate(rate),
+    )
+    return chains
 
 
 def jax_steps(shapes, group, names=()):
