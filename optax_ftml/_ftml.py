@@ -295,7 +295,8 @@ def weights(b2):
     # Near 1 not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not
     # add up to 1, by 1e-5 of 1 - b2. Near 0 not v + (1 - b2) (|g|^2 - v), which
     # cancels.
-    return (1.0, 1.0, 1 - b2) if b2 >= 0.5 else (b2, 0.0, 1 - b2)
+    c = jnp.asarray(1 - b2, float)
+    return (None, None, c) if b2 >= 0.5 else (b2, 0.0, c)
 
 
 @jax.jit
@@ -326,10 +327,9 @@ def metric_of(correction, eps, eps_root, one_minus_b2, most):
 def next_v(g, v, a, b, c):
     g = widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)
-    a, b, c = (jnp.asarray(x, v.dtype) for x in (a, b, c))
     # A square that is too large is half of the largest number.
     square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max / 2)
-    return a * v + c * (square - b * v)
+    return times(a, v) + times(c, square - times(b, v))
 
 
 @jax.jit
@@ -341,22 +341,27 @@ def _direction(g, v, scale, metric):
     return narrow(scale.astype(v.dtype) * wide / size, g.dtype)
 
 
-def denominator(v, scale, inside, eps, root=0.0, g=None):
+def denominator(v, scale, inside, eps, root=None, g=None):
     """Returns sqrt(v / (1 - b2^t) + eps_root) + eps.
 
     v_t is at least (1 - b2) |g_t|^2. With g that holds here even where the
     square is too large for a number, and where it is too small g stands for
-    its own average.
+    its own average. Without a scale the result is divided by it, and `eps` is
+    so large that what is too small does not count.
     """
-    scale, inside, eps, root = (
-        jnp.asarray(x, v.dtype) for x in (scale, inside, eps, root)
-    )
-    size = jnp.sqrt(v + inside)
+    eps = jnp.asarray(eps, v.dtype)
+    size = jnp.sqrt(v if inside is None else v + jnp.asarray(inside, v.dtype))
     if g is None:
-        return scale * size + eps
+        return times(scale, size) + eps
     g = jnp.abs(g)
-    scaled = scale * jnp.maximum(size, root * g)
-    return jax.lax.select(size == 0, g, scaled) + eps
+    scaled = times(scale, jnp.maximum(size, times(root, g)))
+    if scale is not None:
+        scaled = jax.lax.select(size == 0, g, scaled)
+    return scaled + eps
+
+
+def times(scalar, x):
+    return x if scalar is None else jnp.asarray(scalar, x.dtype) * x
 
 
 def at_least_float32(*arrays):

@@ -5,8 +5,13 @@ reads it, unless it knows of an order. Two devices give it one. `_after` makes a
 result depend on another by a choice that LLVM, which sees how it ends, leaves
 out. `_in_turn` does so with scalars, which a GPU then computes in one kernel;
 its barrier keeps them from being computed again in the kernel of each leaf.
+
+XLA's time to compile grows with the operations on each leaf. So where `eps`
+alone guards the divisions, as it usually does, the other guards are left out,
+and the scale of the metric, 1 / sqrt(1 - b2^t), goes into the scalars.
 """
 
+import functools
 import itertools
 import math
 import numbers
@@ -87,6 +92,9 @@ def leader_form(
             learning_rate, b2, eps, eps_root, accumulator_dtype, seed, prox
         )
 
+    eps_is_enough = _is_enough(eps, b2, eps_root)
+    is_short = isinstance(learning_rate, numbers.Real) and learning_rate <= 1
+
     def init_fn(params):
         v = _ftml.init_v(params, accumulator_dtype)
         _try(prox, params)
@@ -112,24 +120,29 @@ def leader_form(
         lr = _at(learning_rate, state.count, most)
         count = optax.safe_increment(state.count)
         # What the last step left is read before its place is written to.
-        *last_metric, last_rate = _in_turn(
-            count, *metric_from(state), state.rate
+        last_metric, last_scale = metric_from(state), None
+        if eps_is_enough:
+            last_metric, last_scale = _divided(last_metric, most)
+        last_metric, last_scale, last_rate = _in_turn(
+            count, last_metric, last_scale, state.rate
         )
-        numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root
+        numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root, last_rate, last_scale
         _, *kept, step, metric = _in_turn(
-            count, last_rate, *_scalars(count, *numbers, last_rate, most)
+            count, last_rate, *_scalars(count, *numbers, most, is_short)
         )
-        scalars = (lr, step, metric, last_metric, _ftml.weights(b2))
-        found = jax.tree.map(
-            lambda *arrays: _next(*arrays, *scalars),
+        weights = _ftml.weights(b2)
+        leader = jax.tree.map(
+            lambda *x: _next_leader(*x, step, metric, last_metric, weights),
             updates,
             state.v,
             state.leader,
             params,
         )
-        leader, v, step_sizes = (  # Not jax.tree.transpose: it wants leaves.
-            jax.tree.map(lambda _, leaf, i=i: leaf[i], updates, found)
-            for i in range(3)
+        v = jax.tree.map(
+            lambda *x: _next_v(*x, weights), updates, state.v, leader
+        )
+        step_sizes = jax.tree.map(
+            lambda *x: _step_size(*x, step[0], metric), v, leader
         )
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
@@ -238,41 +251,83 @@ def _in_turn(count, *scalars):
     return structure.unflatten(scalars)
 
 
-@jax.jit
+def _is_enough(eps, b2, eps_root):
+    """Returns whether eps is known and large, and nothing is inside the root.
+
+    Large is where adding |g| changes nothing if |g|^2 is too small for v.
+    """
+    if not all(isinstance(x, numbers.Real) for x in (eps, b2, eps_root)):
+        return False
+    info = jnp.finfo(jnp.float32)
+    smallest = math.sqrt(float(info.tiny) / (1 - b2))
+    return eps_root == 0 and eps >= smallest / float(info.eps)
+
+
+def _divided(metric, most):
+    """Returns the metric divided by its scale, and the scale."""
+    scale, inside, eps, *root = metric
+    return (None, inside, jnp.maximum(eps / scale, 4 / most), *root), scale
+
+
+@functools.partial(jax.jit, static_argnames="is_short")
 def _scalars(
-    count, lr, b1, one_minus_b1, one_minus_b2, eps, eps_root, last_rate, most
+    count,
+    lr,
+    b1,
+    one_minus_b1,
+    one_minus_b2,
+    eps,
+    eps_root,
+    last_rate,
+    last_scale,
+    most,
+    is_short,
 ):
     """Returns what is kept for the next step, and what this one is made of.
 
     The learning rates meet as their ratio, since one over one may be infinite.
     So may products: hence the bounds, and steps above 1 as the others' unit.
+    With the last metric's scale, both metrics are divided by theirs.
     """
     eps, eps_root = (jnp.asarray(x, float) for x in (eps, eps_root))
     rate = lr / _ftml.one_minus_power(one_minus_b1, count)
     rate = jnp.minimum(rate, most / 32)  # One over it is not subnormal.
     correction = _ftml.one_minus_power(one_minus_b2, count)
-    unit = jnp.maximum(one_minus_b1 * rate, 1)
-    ratio = jnp.where(last_rate > 0, rate / unit, 0)
-    ratio = jnp.minimum(ratio / jnp.where(last_rate > 0, last_rate, 1), most)
+    unit = [] if is_short else [jnp.maximum(one_minus_b1 * rate, 1)]
+    in_units = rate / math.prod(unit)
+    ratio = jnp.where(last_rate > 0, in_units, 0)
     metric = _ftml.metric_of(correction, eps, eps_root, one_minus_b2, most)
-    step = one_minus_b1 * rate / unit, b1 * ratio, unit
+    if last_scale is not None:
+        (_, _, *metric), scale = _divided(metric, most)
+        metric = None, None, *metric
+        lr, in_units, ratio = (x / scale for x in (lr, in_units, ratio))
+        ratio *= last_scale
+    ratio = jnp.minimum(ratio / jnp.where(last_rate > 0, last_rate, 1), most)
+    step = lr, one_minus_b1 * in_units, b1 * ratio, *unit
     return rate, correction, eps, eps_root, step, metric
 
 
 @jax.jit
-def _next(g, v, leader, theta, lr, step, metric, last_metric, weights):
+def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     dtype = leader.dtype
     theta, leader = (_ftml.widen(jnp.asarray(x), v) for x in (theta, leader))
     wide = _ftml.widen(g, v)
-    size = _ftml.denominator(_ftml.next_v(g, v, *weights), *metric, wide)
+    size = _size(_ftml.next_v(g, v, *weights), metric, wide)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
-    step, ratio, unit = (x.astype(size.dtype) for x in step)
-    pull = step * wide + _bounded(theta - leader, ratio, last_size)
-    moved = _bounded(pull / _zero_to_inf(size), unit)
-    leader = (theta - moved).astype(dtype)
-    v = _ftml.next_v(g, _after(v, leader), *weights)
-    return leader, v, _step_size(v, leader, lr, metric)
+    _, factor, ratio, *unit = (x.astype(size.dtype) for x in step)
+    back = theta - leader, ratio, last_size
+    if metric[0] is None and not jnp.iscomplexobj(wide):
+        back = math.prod(back)  # May be infinite, as long as the size is not.
+    else:
+        back = _bounded(*back)
+    pull = factor * wide + back
+    return (theta - _bounded(pull / size, *unit)).astype(dtype)
+
+
+@jax.jit
+def _next_v(g, v, leader, weights):
+    return _ftml.next_v(g, _after(v, leader), *weights)
 
 
 @jax.jit
@@ -284,14 +339,14 @@ def _update(target, v, theta, g):
 def _step(g, v, theta, lr, metric):
     dtype = _ftml.at_least_float32(theta)
     theta, g = (_ftml.widen(jnp.asarray(x), v) for x in (theta, g))
-    size = _zero_to_inf(_ftml.denominator(v, *metric, g))
+    size = _size(v, metric, g)
     moved = _bounded(g / size, lr.astype(v.dtype))
     return (theta - moved).astype(dtype)
 
 
 @jax.jit
 def _step_size(v, leader, lr, metric):
-    size = _zero_to_inf(_ftml.denominator(v, *metric[:-1]))
+    size = _size(v, metric)
     lr = jnp.asarray(lr, v.dtype)
     # The division last, for XLA's CPU compiler to write out nothing else.
     step_size = lr / jnp.maximum(size, lr / (0.99 * jnp.finfo(v.dtype).max))
@@ -308,5 +363,9 @@ def _bounded(x, *factors):
     return jax.lax.clamp(-largest, product, largest)
 
 
-def _zero_to_inf(x):
-    return jax.lax.select(x == 0, jnp.full_like(x, jnp.inf), x)
+def _size(v, metric, g=None):
+    """Returns what a division by makes 0 where it is 0."""
+    size = _ftml.denominator(v, *metric, g=g)
+    if metric[0] is None:
+        return size
+    return jax.lax.select(size == 0, jnp.full_like(size, jnp.inf), size)

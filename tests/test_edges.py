@@ -240,6 +240,30 @@ def test_a_small_b1_remembers_as_much_as_it_says():
     np.testing.assert_allclose(state.leader, 1 + 1e-3, rtol=3e-7)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("b2", [0.6, 0.999, 1 - 2**-40])
+@pytest.mark.parametrize("eps", [1e-10, 1e-8, 1e-3, 1e10])
+def test_numbers_known_while_tracing_give_the_same_steps(eps, b2, dtype):
+    # The square is too small for float32 below 1e-19, too large above 1e19.
+    grads = jnp.asarray([10.0**k for k in range(-30, 39)] + [0.0], dtype)
+    learning_rate = 0.1
+    ends = []
+    for numbers in (
+        (learning_rate, 0.6, b2, eps, 0.0),
+        (lambda _: learning_rate, 0.6, b2, jnp.asarray(eps), 0.0),
+    ):
+        optimizer = optax_ftml.ftml(*numbers, prox=lambda leader, _: leader / 2)
+        params = jnp.zeros_like(grads)
+        state = optimizer.init(params)
+        leaders = []
+        for factor in (1.0, -0.5, 0.25):
+            updates, state = optimizer.update(factor * grads, state, params)
+            params = optax.apply_updates(params, updates)
+            leaders.append(state.leader)
+        ends.append(np.asarray(leaders))
+    np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-36)
+
+
 @PROXES
 def test_infinite_gradients_are_not_hidden(prox):
     optimizer = optax_ftml.ftml(0.1, prox=prox)
