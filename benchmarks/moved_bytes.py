@@ -22,7 +22,9 @@ def main():
     print("| step | moved B/param | temporaries [MB] |\n|---|--:|--:|")
     for group in ("alone", "chain", "scaled"):
         optimizers = worker.jax_optimizers(group)
-        for name in ("ftml", "ftml, box", "adam"):
+        for name in optimizers:
+            if name not in ("ftml", "ftml, box", "ftml, decoupled", "adam"):
+                continue
             report = optax_ftml.fusion_report(optimizers[name], params)
             print(
                 f"| {name}, {group} | {report.moved_bytes_per_parameter:.1f} | "
