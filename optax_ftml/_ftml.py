@@ -361,6 +361,7 @@ def denominator(v, scale, inside, eps, root=None, g=None):
 
 
 def times(scalar, x):
+    """Returns the product; None is a 1 that XLA need not compile."""
     return x if scalar is None else jnp.asarray(scalar, x.dtype) * x
 
 

@@ -126,9 +126,9 @@ def leader_form(
         last_metric, last_scale, last_rate = _in_turn(
             count, last_metric, last_scale, state.rate
         )
-        numbers = lr, b1, 1 - b1, 1 - b2, eps, eps_root, last_rate, last_scale
+        inputs = lr, b1, 1 - b1, 1 - b2, eps, eps_root, last_rate, last_scale
         _, *kept, step, metric = _in_turn(
-            count, last_rate, *_scalars(count, *numbers, most, is_short)
+            count, last_rate, *_scalars(count, *inputs, most, is_short)
         )
         weights = _ftml.weights(b2)
         leader = jax.tree.map(
@@ -254,7 +254,8 @@ def _in_turn(count, *scalars):
 def _is_enough(eps, b2, eps_root):
     """Returns whether eps is known and large, and nothing is inside the root.
 
-    Large is where adding |g| changes nothing if |g|^2 is too small for v.
+    Large is where adding |g| changes nothing if |g|^2 is too small for v. The
+    price of `_divided` is that a step below 1e-25 may be 0.
     """
     if not all(isinstance(x, numbers.Real) for x in (eps, b2, eps_root)):
         return False
@@ -316,12 +317,7 @@ def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
     _, factor, ratio, *unit = (x.astype(size.dtype) for x in step)
-    back = theta - leader, ratio, last_size
-    if metric[0] is None and not jnp.iscomplexobj(wide):
-        back = math.prod(back)  # May be infinite, as long as the size is not.
-    else:
-        back = _bounded(*back)
-    pull = factor * wide + back
+    pull = factor * wide + _bounded(theta - leader, ratio, last_size)
     return (theta - _bounded(pull / size, *unit)).astype(dtype)
 
 

@@ -48,6 +48,7 @@ def box(lower: Any, upper: Any) -> _leader.Prox:
 
 
 def _clip(x, lower, upper):
+    # Arrays take two operations, which XLA's compiler has to put together.
     if lower.size == upper.size == 1:
         return jax.lax.clamp(lower.reshape([]), x, upper.reshape([]))
     return jnp.clip(x, lower, upper)
