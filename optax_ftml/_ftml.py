@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optax_ftml import _checks
+from optax_ftml import _numerics
 from optax_ftml._precision import _stochastic_rounding
 
 
@@ -325,7 +325,7 @@ def metric_of(correction, eps, eps_root, one_minus_b2, most):
 
 @functools.partial(jax.jit, inline=True)
 def next_v(g, v, a, b, c):
-    g = widen(g, v)
+    g = _numerics.widen(g, v)
     v = v.astype(jnp.finfo(g.dtype).dtype)
     # A square that is too large is half of the largest number.
     square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max / 2)
@@ -334,11 +334,11 @@ def next_v(g, v, a, b, c):
 
 @jax.jit
 def _direction(g, v, scale, metric):
-    wide = widen(g, v)
+    wide = _numerics.widen(g, v)
     # It is 0 where g is, and the quotient then, too.
     size = jnp.maximum(denominator(v, *metric, wide), jnp.finfo(v.dtype).tiny)
     # The division last: after a product XLA's CPU compiler would write out g.
-    return narrow(scale.astype(v.dtype) * wide / size, g.dtype)
+    return _numerics.narrow(scale.astype(v.dtype) * wide / size, g.dtype)
 
 
 def denominator(v, scale, inside, eps, root=None, g=None):
@@ -365,35 +365,17 @@ def times(scalar, x):
     return x if scalar is None else jnp.asarray(scalar, x.dtype) * x
 
 
-def at_least_float32(*arrays):
-    # NumPy's promotion, which no setting forbids.
-    dtypes = (jnp.result_type(x) for x in arrays)
-    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
-
-
 def largest(tree):
     """Returns the largest number that the arithmetic of every leaf has."""
-    dtypes = (at_least_float32(x) for x in jax.tree.leaves(tree))
+    dtypes = (_numerics.at_least_float32(x) for x in jax.tree.leaves(tree))
     return min((float(jnp.finfo(x).max) for x in dtypes), default=1.0)
-
-
-def widen(x, other):
-    return x.astype(at_least_float32(x, other))
-
-
-def narrow(x, dtype):
-    """Casts, to the dtype's largest number where x is beyond it."""
-    largest = float(jnp.finfo(dtype).max)
-    if largest < jnp.finfo(x.dtype).max and not jnp.iscomplexobj(x):
-        x = jnp.clip(x, -largest, largest)
-    return x.astype(dtype)
 
 
 def init_v(params, dtype):
     _checks.check_params(params)
     return jax.tree.map(
         lambda p: jnp.zeros_like(
-            p, dtype=dtype or jnp.finfo(at_least_float32(p)).dtype
+            p, dtype=dtype or jnp.finfo(_numerics.at_least_float32(p)).dtype
         ),
         params,
     )

@@ -15,7 +15,6 @@ import functools
 import itertools
 import math
 import numbers
-from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
@@ -25,10 +24,8 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml import _numerics
 from optax_ftml._precision import _stochastic_rounding
-from optax_ftml._precision import _update_to
-
-Prox = Callable[[optax.Params, optax.Params], optax.Params]
 
 
 class FtmlLeaderState(NamedTuple):
@@ -80,7 +77,7 @@ def leader_form(
     *,
     accumulator_dtype: Any,
     seed: int,
-    prox: Prox,
+    prox: _numerics.Prox,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns :func:`optax_ftml.ftml` with a prox; the arguments are its."""
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
@@ -102,7 +99,9 @@ def leader_form(
             count=jnp.zeros([], jnp.int32),
             v=v,
             leader=jax.tree.map(
-                lambda p: jnp.zeros_like(p, dtype=_ftml.at_least_float32(p)),
+                lambda p: jnp.zeros_like(
+                    p, dtype=_numerics.at_least_float32(p)
+                ),
                 params,
             ),
             rate=jnp.zeros([], float),
@@ -185,7 +184,7 @@ def _without_memory(
         )
         target = prox(leader, step_sizes)
         _checks.check_prox(target, leader)
-        updates = jax.tree.map(_update_to.update_to, target, params, updates)
+        updates = jax.tree.map(_numerics.update_to, target, params, updates)
         return updates, _ftml.ScaleByFtmlState(
             count, _stochastic_rounding.cast_like(v, state.v, seed, count)
         )
@@ -198,7 +197,7 @@ def _try(prox, params):
 
     def like(kind):
         def leaf(p):
-            dtype = kind(_ftml.at_least_float32(p))
+            dtype = kind(_numerics.at_least_float32(p))
             return jax.ShapeDtypeStruct(jnp.shape(p), dtype)
 
         return jax.tree.map(leaf, params)
@@ -311,8 +310,10 @@ def _scalars(
 @jax.jit
 def _next_leader(g, v, leader, theta, step, metric, last_metric, weights):
     dtype = leader.dtype
-    theta, leader = (_ftml.widen(jnp.asarray(x), v) for x in (theta, leader))
-    wide = _ftml.widen(g, v)
+    theta, leader = (
+        _numerics.widen(jnp.asarray(x), v) for x in (theta, leader)
+    )
+    wide = _numerics.widen(g, v)
     size = _size(_ftml.next_v(g, v, *weights), metric, wide)
     # One division: XLA writes out a denominator that two of them need.
     last_size = _ftml.denominator(v.astype(size.dtype), *last_metric)
@@ -328,13 +329,13 @@ def _next_v(g, v, leader, weights):
 
 @jax.jit
 def _update(target, v, theta, g):
-    return _update_to.update_to(_after(target, v), theta, g)
+    return _numerics.update_to(_after(target, v), theta, g)
 
 
 @jax.jit
 def _step(g, v, theta, lr, metric):
-    dtype = _ftml.at_least_float32(theta)
-    theta, g = (_ftml.widen(jnp.asarray(x), v) for x in (theta, g))
+    dtype = _numerics.at_least_float32(theta)
+    theta, g = (_numerics.widen(jnp.asarray(x), v) for x in (theta, g))
     size = _size(v, metric, g)
     moved = _bounded(g / size, lr.astype(v.dtype))
     return (theta - moved).astype(dtype)
@@ -346,7 +347,7 @@ def _step_size(v, leader, lr, metric):
     lr = jnp.asarray(lr, v.dtype)
     # The division last, for XLA's CPU compiler to write out nothing else.
     step_size = lr / jnp.maximum(size, lr / (0.99 * jnp.finfo(v.dtype).max))
-    return _ftml.narrow(step_size, jnp.finfo(leader.dtype).dtype)
+    return _numerics.narrow(step_size, jnp.finfo(leader.dtype).dtype)
 
 
 def _bounded(x, *factors):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
 
 
-def affine_set(matrix: Any, offset: Any) -> _leader.Prox:
+def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     r"""Projects each slice along the last axis onto :math:`A \theta = b`.
 
     .. math::

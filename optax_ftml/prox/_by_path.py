@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import jax
 
 from optax_ftml import _checks
-from optax_ftml import _leader
+from optax_ftml import _numerics
 
 
-def by_path(proxes: Mapping[str, _leader.Prox]) -> _leader.Prox:
+def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
     """Gives each leaf the prox whose pattern its path matches.
 
     Each leaf is solved by itself: for a prox with ``axis=None`` it is a vector

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_ftml import _checks
-from optax_ftml import _ftml
+from optax_ftml import _numerics
 
 AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")
@@ -102,7 +102,7 @@ def leaves_of(
                 f"{name} must be given {kinds} arrays, got leaf '{path}' of "
                 f"{x.dtype}."
             )
-    leaders = [x.astype(_ftml.at_least_float32(x)) for x in leaders]
+    leaders = [x.astype(_numerics.at_least_float32(x)) for x in leaders]
     return (
         paths,
         leaders,
@@ -116,7 +116,7 @@ def leaves_of(
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
     """Returns the leaves as a tree with the leader's dtypes."""
     return jax.tree.map(
-        lambda given, leaf: _ftml.narrow(leaf, jnp.result_type(given)),
+        lambda given, leaf: _numerics.narrow(leaf, jnp.result_type(given)),
         leader,
         jax.tree.unflatten(jax.tree.structure(leader), leaves),
     )

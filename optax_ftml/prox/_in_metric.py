@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_ftml import _checks as _shared_checks
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
 from optax_ftml.prox import _splitting
@@ -21,7 +21,7 @@ def in_metric(
     *,
     tolerance: float = 1e-6,
     max_iterations: int = 1000,
-) -> _leader.Prox:
+) -> _numerics.Prox:
     r"""Makes a Euclidean prox or projection one in the metric.
 
     Douglas-Rachford splitting between `f` and the squared distance from the

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _root
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
 
-def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
+def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`\|\theta\|_2 = \text{radius}`.
 
     .. math::
@@ -95,7 +95,7 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     )
 
 
-def top_k(k: int, *, axis: Any = None) -> _leader.Prox:
+def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     r"""Keeps `k` numbers of each slice and makes the others 0.
 
     .. math::
@@ -180,7 +180,7 @@ def _places(own):
     return places
 
 
-def levels(values: Sequence[float]) -> _leader.Prox:
+def levels(values: Sequence[float]) -> _numerics.Prox:
     r"""Takes each number to the nearest of a few, as (-1, 0, 1).
 
     .. math::

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _root
 from optax_ftml.prox import _slices
 
 
-def monotone(*, axis: int = -1, decreasing: bool = False) -> _leader.Prox:
+def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
     r"""Projects onto :math:`\theta_1 \le \theta_2 \le \ldots` along an axis.
 
     .. math::

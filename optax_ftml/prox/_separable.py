@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
 
-def box(lower: Any, upper: Any) -> _leader.Prox:
+def box(lower: Any, upper: Any) -> _numerics.Prox:
     r"""Projects onto :math:`\text{lower} \le \theta \le \text{upper}`.
 
     .. math::
@@ -54,7 +54,7 @@ def _clip(x, lower, upper):
     return jnp.clip(x, lower, upper)
 
 
-def non_negative() -> _leader.Prox:
+def non_negative() -> _numerics.Prox:
     r"""Projects onto :math:`\theta \ge 0`.
 
     .. math::
@@ -76,7 +76,7 @@ def non_negative() -> _leader.Prox:
     return box(0.0, jnp.inf)
 
 
-def l1(strength: Any, *, non_negative: bool = False) -> _leader.Prox:
+def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
     r"""Soft-thresholds, for :math:`R(\theta) = \text{strength} \|\theta\|_1`.
 
     .. math::
@@ -131,7 +131,7 @@ def l1(strength: Any, *, non_negative: bool = False) -> _leader.Prox:
     )
 
 
-def elastic_net(l1: Any, l2: Any) -> _leader.Prox:
+def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
     r"""Soft-thresholds and shrinks, for L1 and L2 penalties together.
 
     .. math::

@@ -4,14 +4,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _root
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import each
 
 
-def simplex(total: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
+def simplex(total: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`\theta \ge 0,\ \sum_i \theta_i = \text{total}`.
 
     .. math::
@@ -56,7 +56,7 @@ def simplex(total: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     )
 
 
-def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
+def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`\|\theta\|_1 \le \text{radius}`.
 
     .. math::
@@ -137,7 +137,7 @@ def _with_sum(own, x, total):
     return own.where(is_feasible, x, points)
 
 
-def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
+def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`\|\theta\|_2 \le \text{radius}`.
 
     .. math::
@@ -195,7 +195,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _leader.Prox:
     )
 
 
-def hyperplane(normal: Any, offset: Any, *, axis: Any = None) -> _leader.Prox:
+def hyperplane(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`a \cdot \theta = b`, normal and offset.
 
     .. math::
@@ -225,7 +225,7 @@ def hyperplane(normal: Any, offset: Any, *, axis: Any = None) -> _leader.Prox:
     return _flat("hyperplane", normal, offset, axis)
 
 
-def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _leader.Prox:
+def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
     r"""Projects onto :math:`a \cdot \theta \le b`, normal and offset.
 
     .. math::
@@ -295,7 +295,7 @@ def _flat(name, normal, offset, axis):
 
 def box_section(
     lower: Any, upper: Any, normal: Any, offset: Any, *, axis: Any = None
-) -> _leader.Prox:
+) -> _numerics.Prox:
     r"""Projects onto a box cut by the hyperplane :math:`a \cdot \theta = b`.
 
     .. math::

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
@@ -239,7 +239,7 @@ def by_slice(
     numbers: dict[str, Any] | None = None,
     is_complex: bool = False,
     check: Callable | None = None,
-) -> _leader.Prox:
+) -> _numerics.Prox:
     """Returns the prox that solves slice by slice.
 
     Args:

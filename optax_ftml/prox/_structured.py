@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _root
 from optax_ftml.prox import _separable
 from optax_ftml.prox import _slices
 
 
-def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _leader.Prox:
+def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _numerics.Prox:
     r"""Shrinks the norm of each slice, many of them to 0.
 
     .. math::

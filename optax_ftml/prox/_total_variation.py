@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_ftml import _leader
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _root
 from optax_ftml.prox import _slices
 
 
-def total_variation(strength: Any, *, axis: int = -1) -> _leader.Prox:
+def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     r"""Fuses neighbours along an axis, the fused lasso's penalty.
 
     .. math::
