@@ -193,7 +193,13 @@ def _without_memory(
 
 
 def _try(prox, params):
-    """Calls prox on shapes alone, for its errors to come from init."""
+    """Calls prox on shapes alone, so that its errors come from init.
+
+    Not on a tree without leaves, such as the placeholder that
+    optax.tree_map_params gives to init: it has none of the keys of params.
+    """
+    if not jax.tree.leaves(params):
+        return
 
     def like(kind):
         def leaf(p):
