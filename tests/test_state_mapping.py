@@ -99,3 +99,15 @@ def test_init_takes_shapes_alone(name):
     optimizer = OPTIMIZERS[name]
     shapes = jax.eval_shape(lambda: PARAMS)
     chex.assert_trees_all_equal(optimizer.init(shapes), optimizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", ["path", "tree of bounds", "lr_mult"])
+def test_fusion_report_of_a_partition_of_sharded_parameters(name):
+    optimizer = WRAPPERS["partition"](OPTIMIZERS[name])
+    mesh = jax.make_mesh((1,), ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding),
+        PARAMS,
+    )
+    assert optax_ftml.fusion_report(optimizer, params).leaves == 2
