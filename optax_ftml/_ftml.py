@@ -258,6 +258,7 @@ def ftml(
         ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
     """
     _checks.check_hyperparameters(learning_rate=learning_rate)
+    learning_rate = _checks.checked_schedule(learning_rate)
     numbers = b1, b2, eps, eps_root
     options = {"accumulator_dtype": accumulator_dtype, "seed": seed}
     if prox is None:

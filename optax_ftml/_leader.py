@@ -94,7 +94,7 @@ def leader_form(
 
     def init_fn(params):
         v = _ftml.init_v(params, accumulator_dtype)
-        _try(prox, params)
+        _checks.check_prox(prox, params)
         return FtmlLeaderState(
             count=jnp.zeros([], jnp.int32),
             v=v,
@@ -144,7 +144,7 @@ def leader_form(
             lambda *x: _step_size(*x, step[0], metric), v, leader
         )
         target = prox(leader, step_sizes)
-        _checks.check_prox(target, leader)
+        _checks.check_like_leader(target, leader)
         updates = jax.tree.map(_update, target, v, params, updates)
         v = _stochastic_rounding.cast_like(v, state.v, seed, count)
         return updates, FtmlLeaderState(count, v, leader, *kept)
@@ -159,7 +159,7 @@ def _without_memory(
 
     def init_fn(params):
         v = _ftml.init_v(params, accumulator_dtype)
-        _try(prox, params)
+        _checks.check_prox(prox, params)
         return _ftml.ScaleByFtmlState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -183,38 +183,13 @@ def _without_memory(
             lambda v, leader: _step_size(v, leader, lr, metric), v, leader
         )
         target = prox(leader, step_sizes)
-        _checks.check_prox(target, leader)
+        _checks.check_like_leader(target, leader)
         updates = jax.tree.map(_numerics.update_to, target, params, updates)
         return updates, _ftml.ScaleByFtmlState(
             count, _stochastic_rounding.cast_like(v, state.v, seed, count)
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _try(prox, params):
-    """Calls prox on shapes alone, so that its errors come from init.
-
-    Not on a tree without leaves, such as the placeholder that
-    optax.tree_map_params gives to init: it has none of the keys of params.
-    """
-    if not jax.tree.leaves(params):
-        return
-
-    def like(kind):
-        def leaf(p):
-            dtype = kind(_numerics.at_least_float32(p))
-            return jax.ShapeDtypeStruct(jnp.shape(p), dtype)
-
-        return jax.tree.map(leaf, params)
-
-    leader = like(jnp.dtype)
-    try:
-        steps = like(lambda x: jnp.finfo(x).dtype)
-        target = jax.eval_shape(prox, leader, steps)
-    except jax.errors.JAXTypeError:
-        return  # It looks at values, and cannot be asked here.
-    _checks.check_prox(target, leader)
 
 
 def metric_from(state):
