@@ -269,11 +269,6 @@ def spell(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def path_name(path: jax.tree_util.KeyPath) -> str:
-    """Returns the name of a leaf of which nothing but the path is known."""
-    return spell(path[:-1] if path[-1:] == (_VALUE,) else path)
-
-
 def _spellings(tree):
     """Returns for each leaf a list of its names: with `value` and without."""
 

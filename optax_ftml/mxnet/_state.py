@@ -92,7 +92,6 @@ def state_from_mxnet(
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
-            path = _checks.path_name(path)
             if path not in slots:
                 raise ValueError(
                     f"states must have every parameter, got none for {path!r}."
@@ -100,7 +99,8 @@ def state_from_mxnet(
             used.add(path)
             return _like(value(path), old)
 
-        return jax.tree_util.tree_map_with_path(leaf, tree)
+        leaves = [leaf(path, old) for path, old in _by_path(tree).items()]
+        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
     def convert(node):
         match node:
@@ -371,10 +371,8 @@ def _nodes(state):
 
 
 def _by_path(tree):
-    return {
-        _checks.path_name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    names, leaves = _checks.leaf_names(tree), jax.tree.leaves(tree)
+    return dict(zip(names, leaves, strict=True))
 
 
 def _arrays(tree):
