@@ -165,7 +165,8 @@ def spread(
         for key in given
         if key in ("", path) or path.startswith(key + "/")
     }
-    wrong = [f"missing {path or 'one'}" for path in paths if path not in keys]
+    missing = [path or "an array" for path in paths if path not in keys]
+    wrong = [f"missing {x}" for x in missing]
     wrong += [f"unexpected {x}" for x in sorted(given.keys() - keys.values())]
     right = "a number, an array or a tree with the parameters' keys"
     if isinstance(values, list | tuple):
