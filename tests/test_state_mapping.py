@@ -44,6 +44,11 @@ WRAPPERS = {
     "partition": lambda optimizer: optax.partition(
         {"on": optimizer, "off": optax.adam(0.1)}, {"a": "on", "b": "on"}
     ),
+    "masked": lambda optimizer: optax.masked(optimizer, lambda _: True),
+    "chain": lambda optimizer: optax.chain(optax.clip(1.0), optimizer),
+    "inject_hyperparams": lambda optimizer: optax.inject_hyperparams(
+        lambda scale: optax.chain(optax.scale(scale), optimizer)
+    )(1.0),
     "MultiSteps": lambda optimizer: optax.MultiSteps(optimizer, 2),
     "with_master_params": optax_ftml.with_master_params,
 }

@@ -263,9 +263,7 @@ def check_bounds(lower: Any, upper: Any) -> None:
     lows *= len(highs) if len(lows) == 1 else 1
     highs *= len(lows) if len(highs) == 1 else 1
     right = "of the tree structure of upper, unless one is a single array"
-    got = f"{lower} and {upper}"
-    _checks.check(len(lows) == len(highs), "lower", right, got)
+    _checks.check(len(lows) == len(highs), "lower", right, (lower, upper))
     for low, high in zip(lows, highs, strict=True):
         is_right = not is_known(low, high) or np.all(np.less_equal(low, high))
-        got = f"lower={low} and upper={high}"
-        _checks.check(is_right, "lower", "at most upper", got)
+        _checks.check(is_right, "lower", "at most upper", (low, high))
