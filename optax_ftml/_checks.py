@@ -175,7 +175,8 @@ def check_params(
     if is_complex:
         kind, right = jnp.inexact, "floating or complex arrays"
     right += " (optax.masked leaves out others)" * (name == "params")
-    for path, leaf in _named_leaves(params):
+    leaves = zip(leaf_names(params), jax.tree.leaves(params), strict=True)
+    for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
         got = f"{at(path)} of {dtype}"
         check(jnp.issubdtype(dtype, kind), name, right, got, TypeError)
@@ -209,8 +210,12 @@ def check_prox(prox: _numerics.Prox, params: Any) -> None:
         return leader, prox(leader, jax.tree.map(jnp.abs, leader))
 
     if jax.tree.leaves(params):
+        shapes = jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)),
+            params,
+        )
         try:
-            leader, result = jax.eval_shape(call, params)
+            leader, result = jax.eval_shape(call, shapes)
         except jax.errors.JAXTypeError:
             return  # It looks at values, and cannot be asked here.
         check_like_leader(result, leader)
@@ -227,30 +232,28 @@ def check_like_leader(result: Any, leader: Any) -> None:
 
 def _check_like(name, tree, reference, source, properties):
     structures = jax.tree.structure(tree), jax.tree.structure(reference)
-    found, expected = (set(map(at, leaf_names(t))) for t in (tree, reference))
-    difference = [f"missing {x}" for x in sorted(expected - found)]
-    difference += [f"unexpected {x}" for x in sorted(found - expected)]
-    check(
-        structures[0] == structures[1],
-        name,
-        f"a tree like {source}",
-        ", ".join(difference[:5]) or "{} instead of {}".format(*structures),
-    )
-    leaves = zip(_named_leaves(tree), jax.tree.leaves(reference), strict=True)
-    for (path, leaf), other in leaves:
+    if structures[0] != structures[1]:
+        found, expected = (
+            set(map(at, leaf_names(t))) for t in (tree, reference)
+        )
+        difference = [f"missing {x}" for x in sorted(expected - found)]
+        difference += [f"unexpected {x}" for x in sorted(found - expected)]
+        got = ", ".join(difference[:5]) or "{} instead of {}".format(
+            *structures
+        )
+        check(False, name, f"a tree like {source}", got)
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
+    for i, pair in enumerate(leaves):
         for what, of, error in properties:
-            a, b = of(leaf), of(other)
-            right = f"{b}, as in {source}"
-            check(a == b, f"{name}: the {what} of {at(path)}", right, a, error)
+            got, right = map(of, pair)
+            if got != right:
+                place = f"{name}: the {what} of {at(leaf_names(tree)[i])}"
+                check(False, place, f"{right}, as in {source}", got, error)
 
 
 def at(name: str) -> str:
     """Returns how an error speaks of a leaf."""
     return f"leaf '{name}'" if name else "the single array"
-
-
-def _named_leaves(tree):
-    return zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
 
 
 def leaf_names(tree: Any) -> list[str]:

@@ -35,9 +35,9 @@ def two_arguments(prox: _Prox) -> _Prox:
 
     @functools.wraps(prox)
     def checked(*args, **kwargs):
-        got = f"{len(args) + len(kwargs)} of two"
-        is_right = got == "2 of two"
-        _checks.check(is_right, "prox", right, got, TypeError)
+        count = len(args) + len(kwargs)
+        got = f"{count} of 2 arguments"
+        _checks.check(count == 2, "prox", right, got, TypeError)
         return prox(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
