@@ -273,7 +273,7 @@ def spell(path: jax.tree_util.KeyPath) -> str:
 
 
 def _spellings(tree):
-    """Returns for each leaf a list of its names: with `value` and without."""
+    """Returns for each leaf its name and, if there is one, a shorter one."""
 
     def is_absent(x):
         return x is None or isinstance(x, optax.MaskedNode)
@@ -287,8 +287,8 @@ def _spellings(tree):
     def spellings(path):
         if path[-1:] != (_VALUE,):
             return [spell(path)]
-        names = [spell(path[:-1]), spell(path)]
-        return names if within[path[:-1]] == 1 else names[::-1]
+        is_wrapped = within[path[:-1]] == 1
+        return [spell(path)] * (not is_wrapped) + [spell(path[:-1])]
 
     return [spellings(path) for path, leaf in leaves if not is_absent(leaf)]
 
@@ -300,7 +300,7 @@ def patterns_of(
 
     A path goes before the patterns (as in :mod:`fnmatch`), and an earlier
     pattern before a later one. A last attribute `value` may be left out, unless
-    another leaf has the shorter name.
+    another leaf has the shorter name; a path may have it also where it is not.
 
     Args:
         name: What the argument that has the patterns as keys is called in the
@@ -311,11 +311,12 @@ def patterns_of(
     """
     spellings = _spellings(tree)
     names = [first for first, *_ in spellings]
-    found = []
-    for first, *others in spellings:
-        known = [first, *(other for other in others if other not in names)]
+    taken, found = set(names), []
+    for first, *shorter in spellings:
+        known = {first, *(set(shorter) - taken)}
+        exact = known | ({f"{first}/value"} - taken)
         found.append(
-            [p for p in patterns if p in known]
+            [p for p in patterns if p in exact]
             + [
                 p
                 for p in patterns

@@ -189,6 +189,7 @@ def test_what_is_no_mapping_from_paths_to_proxes_is_refused(proxes):
     [
         ("layers/0", ["bias", "kernel"]),
         ("layers/0/kernel", ["kernel"]),
+        ("layers/0/kernel/value", ["kernel"]),
         ("*/kernel", ["kernel"]),
     ],
 )
