@@ -194,15 +194,12 @@ def fusion_report(
     if replicated is not None:
         state = optax.tree_map_params(
             optimizer,
-            lambda x, p: (
-                x
-                if _is_masked(x)
-                else _shard(x, p.sharding if x.shape == p.shape else replicated)
+            lambda x, p: _shard(
+                x, p.sharding if x.shape == p.shape else replicated
             ),
             state,
             params,
             transform_non_params=lambda x: _shard(x, replicated),
-            is_leaf=_is_masked,
         )
     donated, treedef = jax.tree.flatten((params, state))
     grads = jax.tree.leaves(params)
@@ -271,7 +268,3 @@ def _shard(x, sharding):
 def _shard_size(x):
     shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
     return math.prod(shape)
-
-
-def _is_masked(x):
-    return isinstance(x, optax.MaskedNode)
