@@ -92,6 +92,7 @@ def state_from_mxnet(
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
+            path = _checks.path_name(path)
             if path not in slots:
                 raise ValueError(
                     f"states must have every parameter, got none for {path!r}."
@@ -99,8 +100,7 @@ def state_from_mxnet(
             used.add(path)
             return _like(value(path), old)
 
-        leaves = [leaf(path, old) for path, old in _by_path(tree).items()]
-        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+        return jax.tree_util.tree_map_with_path(leaf, tree)
 
     def convert(node):
         match node:
@@ -371,8 +371,10 @@ def _nodes(state):
 
 
 def _by_path(tree):
-    names, leaves = _checks.leaf_names(tree), jax.tree.leaves(tree)
-    return dict(zip(names, leaves, strict=True))
+    return {
+        _checks.path_name(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _arrays(tree):

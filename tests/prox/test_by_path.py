@@ -75,21 +75,6 @@ def test_a_field_called_value_has_a_name(container):
     assert not np.any(value)
 
 
-def test_mxnet_states_find_a_field_called_value():
-    params = {"attn": Fields(MINUS, 2 * MINUS, 3 * MINUS)}
-    paths = {i: f"attn/{name}" for i, name in enumerate(Fields._fields)}
-    states = mxnet.UpdaterStates(
-        {
-            i: mxnet.FtmlSlots(np.ones(2), np.full(2, i), -np.asarray(p))
-            for i, p in enumerate(params["attn"])
-        },
-        num_update=7,
-    )
-    state = optax_ftml.scale_by_ftml().init(params)
-    state = mxnet.state_from_mxnet(states, state, params, paths)
-    np.testing.assert_array_equal(state.v["attn"].value, [2, 2])
-
-
 @pytest.mark.parametrize("key", ["scale", "scale/value"])
 def test_a_wrapped_leaf_has_both_names(key):
     tree = {"scale": Wrapper(MINUS), "other": MINUS}
