@@ -113,9 +113,9 @@ def _check_dtype(name, dtype, none, *names):
 def check_seed(seed: Any) -> None:
     """Raises unless it is an integer or an integer array of shape ()."""
     is_integer = jnp.issubdtype(getattr(seed, "dtype", type(seed)), jnp.integer)
-    right = "an integer or an array of shape ()"
-    check(is_integer, "seed", right, repr(seed), TypeError)
-    check(np.shape(seed) == (), "seed", right, f"shape {np.shape(seed)}")
+    check(is_integer, "seed", "an integer", repr(seed), TypeError)
+    shape = np.shape(seed)
+    check(shape == (), "seed", "an integer, of shape ()", f"shape {shape}")
 
 
 def check_given(name: str, value: Any) -> None:
