@@ -88,26 +88,27 @@ def checked_schedule(learning_rate: optax.ScalarOrSchedule) -> Any:
 def check_accumulator_dtype(dtype: Any) -> None:
     """Raises unless it is None, bfloat16, float32 or an available float64."""
     if dtype is not None:
-        _check_dtype(
-            "accumulator_dtype", dtype, "None, ", "bfloat16", "float32"
-        )
+        right = "None, bfloat16, float32"
+        float16 = ", in which the squares of gradients below 2e-4 are 0"
+        _check_dtype("accumulator_dtype", dtype, right, "bfloat16", float16)
 
 
 def check_master_dtype(dtype: Any) -> None:
     """Raises unless it is float32, or float64 where there is one."""
-    _check_dtype("dtype", dtype, "", "float32")
+    _check_dtype("dtype", dtype, "float32")
 
 
-def _check_dtype(name, dtype, none, *names):
-    right = f"{none}{', '.join(names)} or, with jax_enable_x64, float64"
+def _check_dtype(name, dtype, right, other="", float16=""):
+    right += " or, with jax_enable_x64, float64"
     try:
         found = jnp.dtype(dtype)
     except TypeError:
         found = None
     check(found is not None, name, right, repr(dtype), TypeError)
     is_available = jax.dtypes.canonicalize_dtype(found) == found
-    is_right = is_available and found.name in (*names, "float64")
-    check(is_right, name, right, found.name)
+    is_right = is_available and found.name in ("float32", "float64", other)
+    got = found.name + float16 * (found == jnp.float16)
+    check(is_right, name, right, got)
 
 
 def check_seed(seed: Any) -> None:
