@@ -99,9 +99,9 @@ def check_master_dtype(dtype: Any) -> None:
 
 
 def _check_dtype(name, dtype, right, other="", float16=""):
-    right += " or, with jax_enable_x64, float64"
+    right += " or, with jax_enable_x64, float64" + _hint(dtype)
     try:
-        found = jnp.dtype(dtype)
+        found = None if isinstance(dtype, jax.Array) else jnp.dtype(dtype)
     except TypeError:
         found = None
     check(found is not None, name, right, repr(dtype), TypeError)
@@ -127,13 +127,18 @@ def check_given(name: str, value: Any) -> None:
 
 def check_callable(name: str, value: Any) -> None:
     """Raises unless the value can be called."""
-    right = "a function"
-    if isinstance(value, jax.Array):
-        right += (
-            " (optax.inject_hyperparams calls it as a schedule unless "
-            "static_args names it)"
-        )
+    right = "a function" + _hint(value)
     check(callable(value), name, right, repr(value), TypeError)
+
+
+def _hint(value):
+    """Returns what to do about the result of a call, where there is one."""
+    if not isinstance(value, jax.Array):
+        return ""
+    return (
+        " (optax.inject_hyperparams calls it as a schedule unless static_args "
+        "names it)"
+    )
 
 
 def check_function_of(name: str, value: Any, *arguments: str) -> None:

@@ -90,6 +90,7 @@ def test_a_schedule_that_returns_no_number(form, rate):
 @pytest.mark.parametrize(
     ("make", "kwargs"),
     [
+        (optax_ftml.ftml, {"accumulator_dtype": jnp.bfloat16}),
         (optax_ftml.ftml, {"prox": NON_NEGATIVE}),
         (optax_ftml.ftml, {"prox": prox.in_metric(lambda x, s: x)}),
         (optax_ftml.ftml, {"prox": prox.by_path({"*": NON_NEGATIVE})}),
