@@ -56,7 +56,7 @@ def train(steps):
     (weights, state), path = jax.lax.scan(
         step, (weights, optimizer.init(weights)), length=steps
     )
-    return path, optax_ftml.multipliers(state, weights)
+    return path, optax_ftml.multipliers(state)
 
 
 def main(argv=None):
@@ -89,7 +89,7 @@ def main(argv=None):
     colors = [f"C{index}" for index in range(len(ASSETS))]
     right.barh(ASSETS, 100 * shortfall, color=colors)
     right.set(
-        title="Return that it lacks to be bought",
+        title="Return that an asset lacks to be bought",
         xlabel="percentage points per year",
     )
     for index, weight in enumerate(weights):
