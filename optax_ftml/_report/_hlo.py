@@ -18,15 +18,8 @@ _FREE = {
 }
 # Instructions whose computations execute; a fusion's are inside its kernel.
 _CALLS = {"async-start", "call", "conditional", "while"}
-_COLLECTIVES = {
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-}
+# How the collectives' names start.
+_COLLECTIVES = ("all-", "collective-", "ragged-all-to-all", "reduce-scatter")
 
 
 @dataclasses.dataclass
@@ -160,7 +153,7 @@ def _add(counts, instruction, operands, computations):
     elif opcode == "slice-start":
         result = result[1:2]  # After its source, of which it reads a part.
         operands = [operands[0]._replace(size=result[0].size)]
-    elif kind in _COLLECTIVES:
+    elif opcode.startswith(_COLLECTIVES):
         result = result[-1:] if opcode != kind else result
         counts.collectives += ((kind, sum(x.nbytes for x in result)),)
     arrays = [*operands, *result]
