@@ -174,10 +174,13 @@ BOUNDS = {"layer": {"kernel": jnp.ones((8, 16)), "bias": jnp.ones(16)}}
 )
 def test_state_is_sharded_like_its_parameters(optimizer):
     mesh = jax.sharding.AbstractMesh((8,), ("x",))
-    specs = {"kernel": jax.P(None, "x"), "bias": jax.P()}
+    specs = {
+        "kernel": jax.sharding.PartitionSpec(None, "x"),
+        "bias": jax.sharding.PartitionSpec(),
+    }
     params = jax.tree.map(
         lambda x, spec: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec)
+            x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, spec)
         ),
         BOUNDS,
         {"layer": specs},
