@@ -17,7 +17,6 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml import _leader
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 
@@ -237,7 +236,7 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
     counting = (
         _ftml.ScaleByFtmlState,
-        _leader.FtmlLeaderState,
+        _ftml.FtmlState,
         optax.ScaleByScheduleState,
     )
     return jax.tree.map(

@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml import _leader
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
 
-_FTML_STATES = (_ftml.ScaleByFtmlState, _leader.FtmlLeaderState)
+_FTML_STATES = (_ftml.ScaleByFtmlState, _ftml.FtmlState)
 
 
 def state_from_mxnet(
@@ -30,12 +28,11 @@ def state_from_mxnet(
     """Puts MXNet's states of FTML into an optimizer's state.
 
     In the delta form the state is MXNet's v: the leader -z / d is the
-    parameters, which is checked. In the leader form it is v, the leader and
-    the scalars that give d.
+    parameters, which is checked. In the leader form it is v and the multiplier
+    -(z + d theta).
 
     Args:
-        states: What :func:`load_states` returns; `num_update` must be known
-            and, for the leader form, `options` with beta2 and epsilon.
+        states: What :func:`load_states` returns; `num_update` must be known.
         state: What the optimizer's ``init`` returns. It may hold FTML's state
             more than once (:func:`optax.partition`) and other states. The
             counts of FTML and of its schedule become `num_update`.
@@ -109,14 +106,13 @@ def state_from_mxnet(
                 for path in _by_path(v):
                     _check_leader(path, slots[path], weights[path])
                 return node._replace(v=v)
-            case _leader.FtmlLeaderState():
+            case _ftml.FtmlState():
                 return node._replace(
                     v=like(node.v, lambda path: slots[path].v),
-                    leader=like(
-                        node.leader,
-                        lambda path: _leader_of(slots[path], weights[path]),
+                    multiplier=like(
+                        node.multiplier,
+                        lambda path: _multiplier(slots[path], weights[path]),
                     ),
-                    **_scalars(states, [slots[p] for p in _by_path(node.v)]),
                 )
             case _master_params.MasterParamsState():
                 return node._replace(
@@ -169,7 +165,7 @@ def state_to_mxnet(
 
     Returns:
         The states, for :func:`save_states`. Where the last learning rate was
-        0, d and z are 0: MXNet's next step does not depend on them.
+        0, d is 0 and z is minus the multiplier, and MXNet's next step is right.
 
     Raises:
         ValueError: A path that leads nowhere, or parameters without a path.
@@ -207,19 +203,17 @@ def state_to_mxnet(
             master = _arrays(node.master)
             continue
         num_update = int(node.count)
-        leaders = _arrays(getattr(node, "leader", {}))
+        multipliers = _arrays(getattr(node, "multiplier", {}))
         for path, v in _arrays(node.v).items():
             weight = master.get(path, weights[path])
             v = v.astype(float)
-            d = (
-                _leader_form_metric(v, node)
-                if leaders
-                else _delta_form_metric(v, num_update, lr_mult[path], options)
-            ).astype(weight.dtype)
+            d = _metric(v, num_update, lr_mult[path], options)
+            d = d.astype(weight.dtype)
+            m = multipliers.get(path, np.zeros_like(weight))
             slots[path] = _states_file.FtmlSlots(
                 d,
                 v.astype(weight.dtype),
-                -d * leaders.get(path, weight).astype(weight.dtype),
+                -(m.astype(weight.dtype) + d * weight),
                 master.get(path),
             )
     keys = {path: key for key, path in paths.items()}
@@ -247,15 +241,7 @@ def state_to_mxnet(
     )
 
 
-def _leader_form_metric(v, state):
-    """Returns MXNet's d of the last update."""
-    rate, v_correction, eps, eps_root = (float(x) for x in state[3:])
-    if rate == 0:
-        return np.zeros_like(v)
-    return (np.sqrt(v / v_correction + eps_root) + eps) / rate
-
-
-def _delta_form_metric(v, num_update, factor, options):
+def _metric(v, num_update, factor, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
         options["learning_rate"], options["lr_scheduler"]
@@ -270,36 +256,9 @@ def _delta_form_metric(v, num_update, factor, options):
     return (1 - b1**num_update) / lr * denominator
 
 
-def _scalars(states, slots):
-    """Returns the scalars of the leader form that give d from v."""
-    options = states.options or {}
-    if not {"beta2", "epsilon"} <= set(options):
-        raise ValueError(
-            "states must have the options beta2 and epsilon for the leader "
-            "form. Give states._replace(options=...)."
-        )
-    rate, v_correction = 0.0, 1.0
-    if states.num_update > 0:
-        v_correction = 1 - options["beta2"] ** states.num_update
-        # d is this, divided by the rate, in every element.
-        denominators = np.concatenate(
-            [np.sqrt(s.v.ravel() / v_correction) for s in slots]
-        ) + float(options["epsilon"])
-        d = np.concatenate([s.d.ravel() for s in slots])
-        if np.any(d):
-            rate = np.sum(denominators) / np.sum(d)
-        if rate and not np.allclose(rate * d, denominators, rtol=1e-2):
-            raise ValueError(
-                "states must be of one learning rate for the leader form, but "
-                "d / (sqrt(v / (1 - beta2^t)) + epsilon) is not the same for "
-                "all parameters."
-            )
-    return {
-        "rate": jnp.asarray(rate, float),
-        "v_correction": jnp.asarray(v_correction, float),
-        "eps": jnp.asarray(options["epsilon"], float),
-        "eps_root": jnp.asarray(0.0, float),
-    }
+def _multiplier(slots, weight):
+    """Returns d (leader - theta) = -z - d theta."""
+    return -slots.z - slots.d * _weight(slots, weight).astype(slots.d.dtype)
 
 
 def _weight(slots, weight):
