@@ -13,6 +13,7 @@ import sys
 
 
 def main(tag):
+    """Exits with what disagrees, or prints the notes."""
     version = find(r'^__version__ = "(.*)"$', "optax_ftml/__init__.py")
     cited = find(r"^version: (.*)$", "CITATION.cff")
     date = find(r"^date-released: (\d{4}-\d\d-\d\d)$", "CITATION.cff")
@@ -25,10 +26,13 @@ def main(tag):
     for where, (found, expected) in said.items():
         if found != expected:
             sys.exit(f"{where} has {found}, expected {expected}")
-    print(find(r"(?s)^## .*?\n\s*(.*?)\s*(?:^## |\Z)", "CHANGELOG.md"))
+    notes = find(r"(?s)^## .*?\n\s*(.*?)\s*(?:^## |\Z)", "CHANGELOG.md")
+    # GitHub shows each line of a release's notes as a line.
+    print(re.sub(r"\n +(?=[^ *-])", " ", notes))
 
 
 def find(pattern, path):
+    """Returns what the group of a pattern matches in a file."""
     found = re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE)
     if not found:
         sys.exit(f"{path} has no line like {pattern}")
