@@ -79,4 +79,3 @@ if "DOCS_VERSION" in os.environ:
         "switcher": {"json_url": "../versions.json", "version_match": release},
         "show_version_warning_banner": True,
     }
-linkcheck_ignore = ["https?://"]  # links within the site alone

@@ -1,4 +1,4 @@
-"""The check of a release, the oldest versions, and the folders of the site."""
+"""The check of a release, the oldest versions, the site's folders and links."""
 
 import importlib.util
 import json
@@ -94,3 +94,23 @@ def test_site_has_a_folder_for_each_version(tmp_path):
     assert [entry["version"] for entry in listed if "preferred" in entry] == [
         "0.10.0"
     ]
+
+
+@pytest.mark.parametrize(
+    ("link", "lead_somewhere"),
+    [
+        ("index.html", True),
+        ("#here", True),
+        ("index.html#here", True),
+        ("https://example.com/", True),
+        ("#there", False),
+        ("other.html", False),
+        ("https://optax-ftml.github.io/optax-ftml/stable/other.html", False),
+    ],
+)
+def test_links(tmp_path, link, lead_somewhere):
+    script = [sys.executable, ROOT / "docs" / "check_links.py"]
+    page = tmp_path / "index.html"
+    page.write_text(f'<p id="here"><a href="{link}">')
+    done = subprocess.run([*script, tmp_path, page], check=False)
+    assert done.returncode == (0 if lead_somewhere else 1)
