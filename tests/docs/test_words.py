@@ -28,13 +28,13 @@ READ = [
 LEFT_OUT = {"build", "_build", "dist"}
 
 UNITS = (
-    "batch|character|column|coordinate|device|element|epoch|example|group|leaf"
+    "batch|character|chip|column|coordinate|device|element|epoch|example|group|leaf"
     "|line|parameter|round|row|second|slice|step|unit|value|weight"
 )
 AMOUNTS = (
     r"arrays?|axes|B|bits?|bytes?|calls?|divisions?|equations?|examples"
     r"|images|kernels?|loss(?:es)?|memory|ms|nats|numbers|reductions?|slots?"
-    r"|state|steps|times|tokens|words"
+    r"|state|steps|temporaries|times|tokens|words"
 )
 PHRASES = [
     # (pattern, what to write, refused, allowed)
