@@ -58,7 +58,7 @@ PHRASES = [
         "It writes into the file, without an error.",
     ),
     (
-        r"\b(?:is|be) a number(?=[.:;)]|$|, (?:and|but|so)\b"
+        r"\b(?<!that )(?:is|be) a number(?=[.:;)]|$|, (?:and|but|so)\b"
         r"| (?:and|again|anyway|everywhere|here|there|where|while)\b)",
         "is finite",
         "The loss is a number again.",
