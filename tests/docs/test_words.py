@@ -19,6 +19,7 @@ READ = [
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "benchmarks/*.py",
     "docs/**/*.md",
     "docs/**/*.py",
     "examples/*.py",
