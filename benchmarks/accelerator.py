@@ -164,7 +164,7 @@ def warm_step(step, optimizer, shapes, dtype):
 
 
 def copy_bandwidth(size, rounds):
-    """Returns the bytes a second at which the device copies."""
+    """Returns the bytes per second at which the device copies."""
     negate = jax.jit(jnp.negative, donate_argnums=0)
     carry = [negate(jnp.ones(size))]
 
