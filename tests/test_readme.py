@@ -36,7 +36,7 @@ def test_one_command_trains_and_one_tests():
 
 
 def test_is_a_page():
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 150
 
 
 def test_links_are_absolute():
