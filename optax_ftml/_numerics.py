@@ -60,21 +60,36 @@ def update_to(target, theta, g):
     if jnp.iscomplexobj(target):
         return (target - theta).astype(g.dtype)
     theta = theta.astype(target.dtype)
-    target = _round_to(target, dtype)
-    delta = _round_to(target - theta, g.dtype)
-    reached = _round_to(theta + delta, dtype)
+    target = round_to(stay_finite(target, dtype), dtype)
+    delta = round_to(stay_finite(target - theta, g.dtype), g.dtype)
+    reached = round_to(theta + delta, dtype)
     is_beyond = jax.lax.select(
         theta < target, reached > target, reached < target
     )
-    shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
+    shorter = delta * (1 - float(jnp.finfo(g.dtype).epsneg))
     return jax.lax.select(is_beyond, shorter, delta).astype(g.dtype)
 
 
-def _round_to(x, dtype):
-    # A cast to a narrow dtype and back XLA may leave out; this it may not.
-    info = jnp.finfo(dtype)
-    if info.bits >= jnp.finfo(x.dtype).bits:
+def stay_finite(x, dtype):
+    """Returns x, the finite numbers no larger than a narrower dtype's."""
+    if jnp.finfo(dtype).bits >= jnp.finfo(x.dtype).bits:
         return x
-    largest = float(info.max)
-    x = jnp.clip(x, -largest, largest)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    largest = float(jnp.finfo(dtype).max)
+    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -largest, largest))
+
+
+def round_to(x, dtype):
+    """Rounds to the nearest number of a narrower dtype, in x's own dtype.
+
+    A cast and a cast back would not do: XLA may leave them out.
+    """
+    info, wide = jnp.finfo(dtype), jnp.finfo(x.dtype)
+    if info.bits >= wide.bits:
+        return x
+    rounded = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.nexp == wide.nexp:
+        return rounded
+    # There reduce_precision makes 0 of the narrow dtype's subnormal numbers.
+    smallest = float(info.smallest_subnormal)
+    is_subnormal = jnp.abs(x) < float(info.tiny)
+    return jnp.where(is_subnormal, jnp.round(x / smallest) * smallest, rounded)
