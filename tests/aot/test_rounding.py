@@ -28,7 +28,7 @@ OPTIMIZER = optax.chain(
         ("tpu:v5e:16x16", "llama3-70b", 256, AxisType.Explicit),
     ],
 )
-def test_runs_one_kernel_a_leaf_and_sends_nothing(
+def test_runs_one_kernel_per_leaf_and_sends_nothing(
     target, name, devices, axis_type
 ):
     report = test_targets.report(
@@ -42,3 +42,14 @@ def test_runs_one_kernel_a_leaf_and_sends_nothing(
     assert report.state_bytes_per_parameter == pytest.approx(2, rel=1e-3)
     # Parameter and v are read and written, the gradient is read.
     assert report.moved_bytes_per_parameter == pytest.approx(10, rel=1e-2)
+
+
+@pytest.mark.parametrize("target", ["h100", "tpu:v5e:2x2"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_master_copy_takes_one_kernel_per_leaf(dtype, target):
+    optimizer = optax_ftml.with_master_params(optax_ftml.ftml(1e-3))
+    report = test_targets.report(optimizer, target, "mlp", dtype)
+    assert report.kernels == report.fusions == report.leaves
+    assert report.copies == 0
+    # Parameter, copy and v are read and written, the gradient is read.
+    assert report.moved_bytes_per_parameter == pytest.approx(22, rel=1e-2)
