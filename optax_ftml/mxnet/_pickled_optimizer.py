@@ -158,7 +158,7 @@ _WARMUP_FIELDS = [
     ("base_lr", "base_lr"),
     ("warmup_steps", "warmup_steps"),
     ("warmup_begin_lr", "warmup_begin_lr"),
-    ("warmup_final_lr", "first_base_lr"),
+    ("warmup_final_lr", "warmup_final_lr"),
 ]
 _SCHEDULER_FIELDS = {
     "FactorScheduler": [
