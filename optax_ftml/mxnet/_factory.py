@@ -17,24 +17,17 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml import _leader
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 
-_ORDERS = ("1.x", "2.x")
-
+_BY_PATH = "parameters have paths; give lr_mult and wd_mult by path"
 _WITHOUT_MEANING = {
     "use_fused_step": "XLA fuses the step by itself; leave it out",
-    "aggregate_num": "one update covers the whole tree of parameters; leave it "
-    "out",
-    "param_idx2name": "parameters are known by their paths; give lr_mult and "
-    "wd_mult by path, and state_from_mxnet a mapping from indices to paths",
-    "sym": "there is no symbol that holds multipliers; give lr_mult and "
-    "wd_mult by path",
-    "param_dict": "there are no Gluon parameters that hold multipliers; give "
-    "lr_mult and wd_mult by path",
+    "aggregate_num": "an update is of the whole tree; leave it out",
+    "param_idx2name": f"{_BY_PATH}, and state_from_mxnet its argument paths",
+    "sym": _BY_PATH,
+    "param_dict": _BY_PATH,
 }
-
 
 _Factory = TypeVar("_Factory", bound=Callable)
 
@@ -46,17 +39,12 @@ def _explaining(factory: _Factory) -> _Factory:
 
     @functools.wraps(factory)
     def explaining_factory(*args, **kwargs):
-        for name in kwargs:
-            if name in _WITHOUT_MEANING:
-                raise TypeError(
-                    f"{name} means nothing in JAX: {_WITHOUT_MEANING[name]}."
-                )
-            if name not in known:
-                nearest = difflib.get_close_matches(name, known, 1, cutoff=0)
-                raise TypeError(
-                    f"{factory.__name__} has no argument {name!r}. The nearest "
-                    f"is {nearest[0]!r}."
-                )
+        for name in kwargs.keys() - known.keys():
+            nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+            raise TypeError(
+                f"ftml has no argument {name!r}: "
+                + _WITHOUT_MEANING.get(name, f"the nearest is {nearest!r}.")
+            )
         return factory(*args, **kwargs)
 
     return explaining_factory  # type: ignore[return-value]
@@ -150,11 +138,7 @@ def ftml(
         ['0.900', '0.900']
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
-    rescale_grad = _finite("rescale_grad", rescale_grad)
-    wd = _finite("wd", wd)
-    if clip_gradient is not None:
-        clip_gradient = _finite("clip_gradient", clip_gradient)
-    if order not in _ORDERS:
+    if order not in ("1.x", "2.x"):
         raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
     if not isinstance(begin_num_update, jax.Array) and (
         not isinstance(begin_num_update, numbers.Integral)
@@ -166,7 +150,7 @@ def ftml(
         )
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
     optimizer = optax.chain(
-        optax.scale(rescale_grad),
+        optax.scale(_finite("rescale_grad", rescale_grad)),
         *((clip, decay) if order == "2.x" else (decay, clip)),
         _ftml.ftml(
             resolve_learning_rate(learning_rate, lr_scheduler),
@@ -199,7 +183,12 @@ def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
         _checks.check_hyperparameters(learning_rate=learning_rate)
     if lr_scheduler is None:
         return 0.01 if learning_rate is None else learning_rate
-    _checks.check_callable("lr_scheduler", lr_scheduler)
+    if not callable(lr_scheduler):
+        raise TypeError(
+            f"lr_scheduler must be a function, got {lr_scheduler!r}. "
+            "optax.inject_hyperparams calls it itself, unless told "
+            'static_args="lr_scheduler".'
+        )
     if learning_rate is None:
         return lr_scheduler
     if not isinstance(lr_scheduler, _schedulers.Scheduler):
@@ -210,7 +199,9 @@ def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     return lr_scheduler.with_base_lr(learning_rate)
 
 
-def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
+def factors(
+    name: str, multipliers: Mapping[str, float] | None, tree: Any
+) -> Any:
     """Returns a tree with the factor of each leaf.
 
     Args:
@@ -218,6 +209,7 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
         multipliers: Factors by path or pattern.
         tree: Parameters, or a tree like them.
     """
+    multipliers = multipliers or {}
     for pattern, factor in multipliers.items():
         if not isinstance(pattern, str):
             raise TypeError(
@@ -237,7 +229,7 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
     counting = (
         _ftml.ScaleByFtmlState,
-        _leader.FtmlLeaderState,
+        _ftml.FtmlState,
         optax.ScaleByScheduleState,
     )
     return jax.tree.map(
@@ -254,8 +246,7 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
 def _clip(bound):
     if bound is None:
         return optax.identity()
-    if not isinstance(bound, jax.Array):
-        return optax.clip(bound) if bound > 0 else optax.identity()
+    bound = _finite("clip_gradient", bound)
 
     def clip(updates, params):
         del params
@@ -271,16 +262,16 @@ def _clip(bound):
 
 
 def _decay(wd, wd_mult):
-    if isinstance(wd, numbers.Real) and wd == 0:
-        # Without decay the update does not need the parameters.
-        return _checked("wd_mult", wd_mult, optax.identity())
-    if not wd_mult:
-        return optax.add_decayed_weights(wd)
+    wd = _finite("wd", wd)
 
     def decay(updates, params):
+        if isinstance(wd, numbers.Real) and wd == 0:
+            return updates  # It needs no parameters.
         _checks.check_given("params", params)
         return jax.tree.map(
-            lambda g, p, factor: (g + (wd * factor) * p).astype(g.dtype),
+            lambda g, p, factor: (
+                g + jnp.asarray(wd * factor, g.dtype) * jnp.asarray(p, g.dtype)
+            ),
             updates,
             params,
             factors("wd_mult", wd_mult, updates),
@@ -290,9 +281,6 @@ def _decay(wd, wd_mult):
 
 
 def _multiply(lr_mult):
-    if not lr_mult:
-        return optax.identity()
-
     def multiply(updates, params):
         del params
         return jax.tree.map(
@@ -308,7 +296,7 @@ def _checked(name, multipliers, transformation):
     """Returns the transformation, with multipliers checked by init already."""
 
     def init_fn(params):
-        factors(name, multipliers or {}, params)
+        factors(name, multipliers, params)
         return transformation.init(params)
 
     return optax.GradientTransformation(init_fn, transformation.update)
