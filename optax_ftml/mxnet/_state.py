@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
-from optax_ftml import _leader
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
 
-_FTML_STATES = (_ftml.ScaleByFtmlState, _leader.FtmlLeaderState)
+_NODES = (
+    _ftml.ScaleByFtmlState,
+    _ftml.FtmlState,
+    _master_params.MasterParamsState,
+)
 
 
 def state_from_mxnet(
@@ -30,12 +32,11 @@ def state_from_mxnet(
     """Puts MXNet's states of FTML into an optimizer's state.
 
     In the delta form the state is MXNet's v: the leader -z / d is the
-    parameters, which is checked. In the leader form it is v, the leader and
-    the scalars that give d.
+    parameters, which is checked. In the leader form it is v and the multiplier
+    -(z + d theta).
 
     Args:
-        states: What :func:`load_states` returns; `num_update` must be known
-            and, for the leader form, `options` with beta2 and epsilon.
+        states: What :func:`load_states` returns; `num_update` must be known.
         state: What the optimizer's ``init`` returns. It may hold FTML's state
             more than once (:func:`optax.partition`) and other states. The
             counts of FTML and of its schedule become `num_update`.
@@ -75,20 +76,15 @@ def state_from_mxnet(
             "states must say how many updates there were: its file is without "
             "the optimizer. Give states._replace(num_update=...)."
         )
-    weights = _by_path(params)
-    missing = [path for path in states.slots if path not in weights]
-    if missing:
-        raise ValueError(
-            f"paths must lead to parameters, got {missing}. The parameters are "
-            f"{', '.join(weights)}."
-        )
+    weights = _arrays(params)
+    _check_paths(states.slots, weights)
     slots = {
         path: _transpose(path, some, weights[path], axes)
         for path, some in states.slots.items()
     }
-    used: set[str] = set()
+    used: set[tuple[str, str]] = set()
 
-    def like(tree, value):
+    def like(kind, tree, value):
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
@@ -97,53 +93,43 @@ def state_from_mxnet(
                 raise ValueError(
                     f"states must have every parameter, got none for {path!r}."
                 )
-            used.add(path)
-            return _like(value(path), old)
+            used.add((kind, path))
+            value_ = np.asarray(value(slots[path], weights[path]), old.dtype)
+            return jax.device_put(value_, old.sharding)
 
         return jax.tree_util.tree_map_with_path(leaf, tree)
 
     def convert(node):
         match node:
             case _ftml.ScaleByFtmlState():
-                v = like(node.v, lambda path: slots[path].v)
-                for path in _by_path(v):
+                for path in _arrays(node.v).keys() & slots.keys():
                     _check_leader(path, slots[path], weights[path])
-                return node._replace(v=v)
-            case _leader.FtmlLeaderState():
+                return node._replace(v=like("v", node.v, lambda s, w: s.v))
+            case _ftml.FtmlState():
                 return node._replace(
-                    v=like(node.v, lambda path: slots[path].v),
-                    leader=like(
-                        node.leader,
-                        lambda path: _leader_of(slots[path], weights[path]),
-                    ),
-                    **_scalars(states, [slots[p] for p in _by_path(node.v)]),
+                    v=like("v", node.v, lambda s, w: s.v),
+                    multiplier=like("m", node.multiplier, _multiplier),
                 )
             case _master_params.MasterParamsState():
                 return node._replace(
-                    master=like(
-                        node.master,
-                        lambda path: _weight(slots[path], weights[path]),
-                    ),
+                    master=like("weight", node.master, _weight),
                     inner_state=_map(convert, node.inner_state),
                 )
         return node
 
-    has_master = any(
-        isinstance(node, _master_params.MasterParamsState)
-        for node in _nodes(state)
-    )
-    if not has_master and any(s.weight is not None for s in slots.values()):
-        raise ValueError(
-            "state must keep a float32 copy of the weights, as states do: make "
-            "the optimizer with multi_precision=True."
-        )
     converted = _factory.with_count(_map(convert, state), states.num_update)
-    unused = sorted(set(slots) - used)
+    unused = [p for p in slots if ("v", p) not in used]
     if unused:
         raise ValueError(
             f"state must have FTML's states of all parameters, got none of "
             f"{unused}."
         )
+    for path, some in slots.items():
+        if some.weight is not None and ("weight", path) not in used:
+            raise ValueError(
+                f"state must keep a float32 copy of {path!r}, as states do: "
+                "make the optimizer with multi_precision=True."
+            )
     return converted
 
 
@@ -169,7 +155,7 @@ def state_to_mxnet(
 
     Returns:
         The states, for :func:`save_states`. Where the last learning rate was
-        0, d and z are 0: MXNet's next step does not depend on them.
+        0, d is 0, with which MXNet's next step is right.
 
     Raises:
         ValueError: A path that leads nowhere, or parameters without a path.
@@ -188,15 +174,10 @@ def state_to_mxnet(
         [3.] [2.5]
     """
     weights = _arrays(params)
-    unknown = [path for path in paths.values() if path not in weights]
-    if unknown:
-        raise ValueError(
-            f"paths must lead to parameters, got {unknown}. The parameters are "
-            f"{', '.join(weights)}."
-        )
+    _check_paths(paths.values(), weights)
     options = {**_factory.DEFAULTS, **options}
     lr_mult, wd_mult = (
-        _by_path(_factory.factors(name, options[name] or {}, params))
+        _arrays(_factory.factors(name, options[name], params))
         for name in ("lr_mult", "wd_mult")
     )
     master: dict[str, np.ndarray] = {}
@@ -207,20 +188,13 @@ def state_to_mxnet(
             master = _arrays(node.master)
             continue
         num_update = int(node.count)
-        leaders = _arrays(getattr(node, "leader", {}))
+        multipliers = _arrays(getattr(node, "multiplier", None))
         for path, v in _arrays(node.v).items():
             weight = master.get(path, weights[path])
-            v = v.astype(float)
-            d = (
-                _leader_form_metric(v, node)
-                if leaders
-                else _delta_form_metric(v, num_update, lr_mult[path], options)
-            ).astype(weight.dtype)
+            d = _metric(v.astype(float), num_update, lr_mult[path], options)
+            z = -(multipliers.get(path, 0) + d * weight.astype(float))
             slots[path] = _states_file.FtmlSlots(
-                d,
-                v.astype(weight.dtype),
-                -d * leaders.get(path, weight).astype(weight.dtype),
-                master.get(path),
+                *(x.astype(weight.dtype) for x in (d, v, z)), master.get(path)
             )
     keys = {path: key for key, path in paths.items()}
     if len(keys) < len(paths) or set(slots) != set(keys):
@@ -228,41 +202,29 @@ def state_to_mxnet(
             f"paths must have each parameter of the state once, which are "
             f"{sorted(slots)}, got {list(paths.values())}."
         )
+    inverse = {path: np.argsort(order) for path, order in (axes or {}).items()}
+    for name, factors in (("lr_mult", lr_mult), ("wd_mult", wd_mult)):
+        options[name] = {
+            keys[path]: factors[path].item()
+            for path in keys
+            if factors[path] != 1
+        }
     return _states_file.UpdaterStates(
-        slots={
-            keys[path]: _map_arrays(
-                lambda x, path=path: np.transpose(
-                    x, np.argsort((axes or {}).get(path, range(x.ndim)))
-                ),
-                some,
-            )
+        {
+            keys[path]: _transpose(path, some, None, inverse)
             for path, some in slots.items()
         },
-        num_update=num_update,
-        options={
-            **options,
-            "lr_mult": {keys[p]: lr_mult[p] for p in keys if lr_mult[p] != 1},
-            "wd_mult": {keys[p]: wd_mult[p] for p in keys if wd_mult[p] != 1},
-        },
+        num_update,
+        options,
     )
 
 
-def _leader_form_metric(v, state):
-    """Returns MXNet's d of the last update."""
-    rate, v_correction, eps, eps_root = (float(x) for x in state[3:])
-    if rate == 0:
-        return np.zeros_like(v)
-    return (np.sqrt(v / v_correction + eps_root) + eps) / rate
-
-
-def _delta_form_metric(v, num_update, factor, options):
+def _metric(v, num_update, lr_mult, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
         options["learning_rate"], options["lr_scheduler"]
     )
-    if callable(lr):
-        lr = lr(num_update - 1)
-    lr = float(lr) * factor
+    lr = float(lr(num_update - 1) if callable(lr) else lr) * lr_mult
     if num_update == 0 or lr == 0:
         return np.zeros_like(v)
     b1, b2, eps = (float(options[n]) for n in ("beta1", "beta2", "epsilon"))
@@ -270,54 +232,32 @@ def _delta_form_metric(v, num_update, factor, options):
     return (1 - b1**num_update) / lr * denominator
 
 
-def _scalars(states, slots):
-    """Returns the scalars of the leader form that give d from v."""
-    options = states.options or {}
-    if not {"beta2", "epsilon"} <= set(options):
-        raise ValueError(
-            "states must have the options beta2 and epsilon for the leader "
-            "form. Give states._replace(options=...)."
-        )
-    rate, v_correction = 0.0, 1.0
-    if states.num_update > 0:
-        v_correction = 1 - options["beta2"] ** states.num_update
-        # d is this, divided by the rate, in every element.
-        denominators = np.concatenate(
-            [np.sqrt(s.v.ravel() / v_correction) for s in slots]
-        ) + float(options["epsilon"])
-        d = np.concatenate([s.d.ravel() for s in slots])
-        if np.any(d):
-            rate = np.sum(denominators) / np.sum(d)
-        if rate and not np.allclose(rate * d, denominators, rtol=1e-2):
-            raise ValueError(
-                "states must be of one learning rate for the leader form, but "
-                "d / (sqrt(v / (1 - beta2^t)) + epsilon) is not the same for "
-                "all parameters."
-            )
-    return {
-        "rate": jnp.asarray(rate, float),
-        "v_correction": jnp.asarray(v_correction, float),
-        "eps": jnp.asarray(options["epsilon"], float),
-        "eps_root": jnp.asarray(0.0, float),
-    }
+def _multiplier(slots, weight):
+    """Returns d (leader - theta), where z is -d times the leader."""
+    d, z = slots.d.astype(float), slots.z.astype(float)
+    return -z - d * _weight(slots, weight).astype(float)
 
 
 def _weight(slots, weight):
-    return np.asarray(weight if slots.weight is None else slots.weight)
+    return weight if slots.weight is None else slots.weight
 
 
-def _leader_of(slots, weight):
-    """Returns -z / d, and the weights where no update has been."""
-    moved = slots.d != 0
-    d = np.where(moved, slots.d, 1)
-    return np.where(moved, -slots.z / d, _weight(slots, weight))
+def _check_paths(paths, weights):
+    unknown = [path for path in paths if path not in weights]
+    if unknown:
+        raise ValueError(
+            f"paths must lead to parameters, got {unknown}. The parameters are "
+            f"{', '.join(weights)}."
+        )
 
 
 def _check_leader(path, slots, weight):
-    weight = np.asarray(weight)
+    """Raises unless -z / d is the weights, where there has been an update."""
+    d = np.where(slots.d == 0, 1, slots.d).astype(float)
+    error = np.max(np.abs(_multiplier(slots, weight) / d), initial=0)
     tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
-    error = np.max(np.abs(_leader_of(slots, weight) - weight), initial=0)
-    if not error <= tolerance * np.max(np.abs(weight), initial=0):
+    size = np.max(np.abs(weight.astype(float)), initial=0)
+    if not error <= tolerance * size:
         raise ValueError(
             f"params must be the weights that states belong to, but {path!r} "
             f"is up to {error:.2g} away from -z / d. Is it of the same moment, "
@@ -327,28 +267,21 @@ def _check_leader(path, slots, weight):
 
 
 def _transpose(path, slots, weight, axes):
+    """Returns the slots with their axes in another order.
+
+    It raises unless they then have the shape of the weight, if there is one.
+    """
     order = (axes or {}).get(path, range(slots.d.ndim))
-    slots = _map_arrays(lambda x: np.transpose(x, order), slots)
-    if slots.d.shape != np.shape(weight):
+    slots = _states_file.FtmlSlots(
+        *(x if x is None else np.transpose(x, order) for x in slots)
+    )
+    if weight is not None and slots.d.shape != weight.shape:
         raise ValueError(
             f"states must have the shapes of params, but {path!r} has shape "
-            f"{np.shape(weight)} and MXNet's d, v and z have {slots.d.shape}. "
+            f"{weight.shape} and MXNet's d, v and z have {slots.d.shape}. "
             "Transposed ones need an entry in axes."
         )
     return slots
-
-
-def _map_arrays(function, slots):
-    return _states_file.FtmlSlots(
-        *(None if x is None else function(x) for x in slots)
-    )
-
-
-def _like(value, old):
-    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
-
-
-_NODES = (*_FTML_STATES, _master_params.MasterParamsState)
 
 
 def _map(function, state):
@@ -358,24 +291,19 @@ def _map(function, state):
 
 
 def _nodes(state):
-    """Returns the states of interest, a master copy before what is in it."""
-    found = []
+    """Yields the states of interest, a master copy before what is in it."""
     for node in jax.tree.leaves(
         state, is_leaf=lambda node: isinstance(node, _NODES)
     ):
         if isinstance(node, _NODES):
-            found.append(node)
+            yield node
         if isinstance(node, _master_params.MasterParamsState):
-            found += _nodes(node.inner_state)
-    return found
-
-
-def _by_path(tree):
-    return {
-        _checks.path_name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+            yield from _nodes(node.inner_state)
 
 
 def _arrays(tree):
-    return {path: np.asarray(leaf) for path, leaf in _by_path(tree).items()}
+    """Returns the leaves by path, as NumPy's arrays."""
+    return {
+        _checks.path_name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
