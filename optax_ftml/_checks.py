@@ -117,7 +117,8 @@ def patterns_of(
         name: What the argument that has the patterns as keys is called in the
             error that one matches no leaf.
         patterns: Paths and patterns of paths.
-        tree: Parameters, or a tree like them.
+        tree: Parameters, or a tree like them. One without leaves, such as the
+            placeholder that optax.tree_map_params gives to init, is no error.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     paths = [path_name(path) for path, _ in leaves]
@@ -125,7 +126,7 @@ def patterns_of(
         [p for p in patterns if p == path or fnmatch.fnmatchcase(path, p)]
         for path in paths
     ]
-    for pattern in patterns:
+    for pattern in patterns if leaves else ():
         if not any(pattern in matching for matching in found):
             raise ValueError(
                 f"{name} must have keys that match a parameter, got "
