@@ -232,14 +232,14 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
         _ftml.FtmlState,
         optax.ScaleByScheduleState,
     )
+
+    def set_count(node):
+        if isinstance(node, counting):
+            return node._replace(count=jnp.array(count, node.count.dtype))
+        return node
+
     return jax.tree.map(
-        lambda node: (
-            node._replace(count=jnp.array(count, node.count.dtype))
-            if isinstance(node, counting)
-            else node
-        ),
-        state,
-        is_leaf=lambda node: isinstance(node, counting),
+        set_count, state, is_leaf=lambda node: isinstance(node, counting)
     )
 
 
@@ -264,42 +264,40 @@ def _clip(bound):
 def _decay(wd, wd_mult):
     wd = _finite("wd", wd)
 
-    def decay(updates, params):
+    def decay(updates, factors, params):
         if isinstance(wd, numbers.Real) and wd == 0:
             return updates  # It needs no parameters.
         _checks.check_given("params", params)
         return jax.tree.map(
-            lambda g, p, factor: (
+            lambda g, factor, p: (
                 g + jnp.asarray(wd * factor, g.dtype) * jnp.asarray(p, g.dtype)
             ),
-            updates,
-            params,
-            factors("wd_mult", wd_mult, updates),
+            *(updates, factors, params),
         )
 
-    return _checked("wd_mult", wd_mult, optax.stateless(decay))
+    return _with_factors("wd_mult", wd_mult, decay)
 
 
 def _multiply(lr_mult):
-    def multiply(updates, params):
+    def multiply(updates, factors, params):
         del params
-        return jax.tree.map(
-            lambda u, factor: u * factor,
-            updates,
-            factors("lr_mult", lr_mult, updates),
-        )
+        return jax.tree.map(lambda u, factor: u * factor, updates, factors)
 
-    return _checked("lr_mult", lr_mult, optax.stateless(multiply))
+    return _with_factors("lr_mult", lr_mult, multiply)
 
 
-def _checked(name, multipliers, transformation):
-    """Returns the transformation, with multipliers checked by init already."""
+def _with_factors(name, multipliers, function):
+    """Returns function(updates, factors, params) as a transformation."""
 
     def init_fn(params):
-        factors(name, multipliers, params)
-        return transformation.init(params)
+        factors(name, multipliers, params)  # for its errors
+        return optax.EmptyState()
 
-    return optax.GradientTransformation(init_fn, transformation.update)
+    def update_fn(updates, state, params=None):
+        tree = factors(name, multipliers, updates)
+        return function(updates, tree, params), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _begin_at(optimizer, count):

@@ -61,7 +61,8 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
             key: _number(given, name)
             for key in keys
             for name in (key, names.get(key))
-            if name in given
+            # A tuple may be too deep to look it up.
+            if isinstance(name, int | str) and name in given
         }
     return _num_update(fields), options
 

@@ -256,6 +256,17 @@ def _ftml(field, value):
     return b"cmxnet.optimizer.ftml\nFTML\n)\x81" + fields + b"b"
 
 
+def _whole_ftml(field, value):
+    """Returns an FTML with all its numbers, and another field."""
+    names = (
+        "lr beta1 beta2 epsilon rescale_grad clip_gradient wd num_update "
+        "begin_num_update multi_precision"
+    )
+    numbers = b"".join(_text(name) + b"K\x00" for name in names.split(" "))
+    fields = b"}(" + numbers + _text(field) + value + b"u"
+    return b"cmxnet.optimizer.ftml\nFTML\n)\x81" + fields + b"b"
+
+
 def _call(name, arguments):
     return b"c" + name.replace(" ", "\n").encode() + b"\n" + arguments + b"R"
 
@@ -319,7 +330,7 @@ SLOTS = {
     "FTML for an array": 3 * _ftml("wd", b"K\x00") + b"\x87",
     "nested lists": b"]" * DEEP + b"a" * (DEEP - 1),
     "nested tuples": b")" + b"\x85" * DEEP,
-    "nested dicts": b"}K\x00" * DEEP + b"}" + b"s" * DEEP,
+    "nested dicts": b"}K\x00" * 20_000 + b"}" + b"s" * 20_000,
     "nested marks": b"(" * DEEP + b"t" * DEEP,
     "nested objects": NDARRAY * 20_000 + b"b" * 19_999,
     "a list in itself": b"]q\x05h\x05a",
@@ -356,6 +367,8 @@ OPTIMIZERS = {
     "FTML without numbers": _ftml("wd", b"K\x00"),
     "learning rate as text": _ftml("lr", _text("0")),
     "an array": _pickled_array(),
+    "FTML with a scheduler of its own": _whole_ftml("lr_scheduler", b"K\x00"),
+    "FTML with lr_mult of text": _whole_ftml("lr_mult", _text("1")),
 }
 LARGE = _array(shape=(MEGABYTE // 4,), data=bytes(MEGABYTE))
 PICKLES = {name: _states(_call(name, COMMAND)) for name in NAMES}
@@ -420,6 +433,14 @@ def test_the_pieces_are_sound(tmp_path, suffix, data):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(data)
     _assert_sound(_load(path), len(data))
+
+
+def test_a_nested_name_is_no_name(tmp_path):
+    nested = b")" + b"\x85" * DEEP
+    optimizer = _whole_ftml("idx2name", b"}K\x00" + nested + b"s")
+    path = tmp_path / "file.states"
+    path.write_bytes(_states(optimizer=optimizer))
+    assert _load(path).options["lr_mult"] == {}
 
 
 def test_fortran_order_is_read(tmp_path):
