@@ -193,8 +193,12 @@ def state_to_mxnet(
             weight = master.get(path, weights[path])
             d = _metric(v.astype(float), num_update, lr_mult[path], options)
             z = -(multipliers.get(path, 0) + d * weight.astype(float))
+            dtype = weight.dtype
             slots[path] = _states_file.FtmlSlots(
-                *(x.astype(weight.dtype) for x in (d, v, z)), master.get(path)
+                d.astype(dtype),
+                v.astype(dtype),
+                z.astype(dtype),
+                master.get(path),
             )
     keys = {path: key for key, path in paths.items()}
     if len(keys) < len(paths) or set(slots) != set(keys):
