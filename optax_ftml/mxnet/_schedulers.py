@@ -216,7 +216,7 @@ class MultiFactorScheduler(Scheduler):
     def _decay(self, count):
         steps = self.step[self.cur_step_ind :]
         powers = float(self.factor) ** np.arange(len(steps) + 1)
-        k = jnp.searchsorted(jnp.asarray(steps, count.dtype), count, "right")
+        k = sum((count >= step).astype(int) for step in steps)
         return self.base_lr * _float(powers)[k]
 
 

@@ -146,12 +146,9 @@ def _array(
 
 
 LISTS = {
-    "unknown magic": _list(_array(magic=0xDEADBEEF)),
-    "old header of 1000 dimensions": _list(struct.pack("<I", 1000)),
     "old header of terabytes": _list(struct.pack("<IIiii", 1, 2**31, 1, 0, 1)),
-    "row_sparse": _list(_array(storage=1)),
+    "unknown magic": _list(_array(magic=0xDEADBEEF)),
     "undefined storage": _list(_array(storage=-1)),
-    "no dimensions": _list(_array(shape=())),
     "unknown shape": _list(_array(magic=0xF993FACA, shape=(), ndim=-1)),
     "ndim of 2^31 - 1": _list(_array(ndim=2**31 - 1)),
     "33 dimensions": _list(_array(shape=(1,) * 33)),
@@ -159,15 +156,10 @@ LISTS = {
     "exabytes": _list(_array(shape=(2**62,))),
     "dimensions whose product is 2^64": _list(_array(shape=(2**32, 2**32))),
     "unknown dtype": _list(_array(flag=13)),
-    "too little data": _list(_array(data=bytes(7))),
     "2^64 - 1 arrays": _list(_array(), count=2**64 - 1),
-    "one array too many": _list(_array(), count=2),
     "name of exabytes": _list(_array(), names=[(2**62, b"a")]),
-    "more names than arrays": _list(_array(), 1, [(1, b"a"), (1, b"b")]),
     "name twice": _list(_array() * 2, 2, [(1, b"a"), (1, b"a")]),
-    "name not in UTF-8": _list(_array(), names=[(1, b"\xff")]),
     "bytes after the end": _list(_array()) + b"x",
-    "another file's magic": _list(_array(), magic=0x113),
     "empty": b"",
     "states": (FILES / "2_plain_100_trainer.states").read_bytes(),
 }
@@ -206,15 +198,11 @@ NPY = {
     "a product that overflows": _npy(shape=f"({2**63}, {2**63})"),
     "negative dimensions": _npy(shape="(-1, -2)"),
     "empty records": _npy("'|V0'", shape=f"({2**62},)"),
-    "records": _npy("[('a', '<f4')]", data=bytes(4)),
-    "strings": _npy("'<U1'"),
     "code": _npy("__import__('os').system('true')"),
     "nested": _npy("(" * 3000 + ")" * 3000),
     "a long header": _npy(shape="(" + "1," * 20000 + ")"),
     "version 9": _npy().replace(b"\1\0", b"\x09\0", 1),
-    "too little data": _npy(data=bytes(7)),
     "too much data": _npy(data=bytes(9)),
-    "something else": b"\x93NUMPY",
 }
 TWO = _npz({"a.npy": _npy(), "b.npy": _npy()})
 NPZ = {f"{name} in npz": _npz({"a.npy": data}) for name, data in NPY.items()}
@@ -252,12 +240,7 @@ def _states(slots=None, optimizer=None, key=b"K\x00"):
 
 
 def _ftml(field, value):
-    fields = b"}" + _text(field) + value + b"s"
-    return b"cmxnet.optimizer.ftml\nFTML\n)\x81" + fields + b"b"
-
-
-def _whole_ftml(field, value):
-    """Returns an FTML with all its numbers, and another field."""
+    """Returns an FTML whose numbers are 0, with another field."""
     names = (
         "lr beta1 beta2 epsilon rescale_grad clip_gradient wd num_update "
         "begin_num_update multi_precision"
@@ -282,30 +265,20 @@ NAMES = [
     "builtins eval",
     "__builtin__ eval",
     "builtins getattr",
-    "builtins bytes",
     "functools partial",
     "pickle loads",
     "numpy load",
     "numpy.core.multiarray _reconstruct",
-    "mxnet.ndarray.ndarray load",
     "mxnet.optimizer.ftml FTML.__init__",
     "mxnet.optimizer.adam Adam",
-    "mxnet.lr_scheduler LRScheduler",
     "optax_ftml.mxnet._pickles loads",
-    " ",
 ]
 SLOTS = {
     "bytearray of a length": _call("builtins bytearray", b"K\x08\x85"),
-    "scalar without dtype": _call(
-        "numpy.core.multiarray scalar", b"N" + _bytes(b"abcd") + b"\x86"
-    ),
     "scalar of objects": _call(
         "numpy.core.multiarray scalar",
-        _call("numpy dtype", _text("O8") + b"\x85")
-        + _bytes(bytes(8))
-        + b"\x86",
+        _call("numpy dtype", _text("O8") + b"\x85") + _text("a") + b"\x86",
     ),
-    "state of a class": b"cmxnet.ndarray.ndarray\nNDArray\n}b",
     "attribute of a class": b"cmxnet.ndarray.ndarray\nNDArray\nN}"
     + _text("name")
     + b"Ns\x86b",
@@ -313,17 +286,13 @@ SLOTS = {
     + _text("__defaults__")
     + b")s\x86b",
     "state that is text": NDARRAY + _text("handle") + b"b",
-    "array without data": NDARRAY,
-    "array of no handle": NDARRAY + b"}" + _text("handle") + b"Nsb",
     "array twice as long": _pickled_array(_array() * 2),
     "array of integers": _pickled_array(_array(flag=4)),
     "array of exabytes": _pickled_array(_array(shape=(2**62,))),
     "sparse array": _pickled_array().replace(
         b"ndarray.ndarray\nNDArray", b"ndarray.sparse\nCSRNDArray"
     ),
-    "one array": _pickled_array(),
     "Adam's two": 2 * _pickled_array() + b"\x86",
-    "numbers": b"K\x01K\x02K\x03\x87",
     "shapes that differ": 2 * _pickled_array()
     + _pickled_array(_array(shape=(1,), data=bytes(4)))
     + b"\x87",
@@ -335,40 +304,28 @@ SLOTS = {
     "nested objects": NDARRAY * 20_000 + b"b" * 19_999,
     "a list in itself": b"]q\x05h\x05a",
     "a billion laughs": b"]q\x00" + b"h\x00h\x00\x86q\x00" * 60,
-    "memo that is not there": b"h\x07",
     "memo of 2^31": b"r\xff\xff\xff\x7f",
-    "text of a length of 2^62": b"\x8d" + struct.pack("<Q", 2**62),
-    "bytes of a length of 2^62": b"\x8e" + struct.pack("<Q", 2**62),
-    "bytearray of a length of 2^62": b"\x96" + struct.pack("<Q", 2**62),
-    "a frame of a length of 2^62": b"\x95" + struct.pack("<Q", 2**62),
     "a long of gigabytes": b"\x8b" + struct.pack("<i", 2**31 - 1),
     "a long with a million digits": b"L" + b"9" * 10**6 + b"L\n",
     "persistent id": b"Pid\n",
     "extension": b"\x82\x01",
     "instance": b"(ios\nsystem\n",
     "object": b"(cos\nsystem\no",
-    "set": b"\x8f",
-    "item of a list": b"]K\x00K\x00s",
-    "item without a value": b"}(K\x00u",
-    "tuple of nothing": b"\x87",
     "a mark that is not there": b"t",
-    "unknown instruction": b"\xff",
 }
+for code in (b"\x8d", b"\x8e", b"\x95", b"\x96"):
+    SLOTS[f"a length of 2^62 after {code!r}"] = code + struct.pack("<Q", 2**62)
 KEYS = {
-    "tuple": b")",
     "nested tuples": b")" + b"\x85" * DEEP,
-    "list": b"]",
     "array": _pickled_array(),
     "NaN": b"G" + struct.pack(">d", np.nan),
 }
 OPTIMIZERS = {
     "Adam": _ftml("wd", b"K\x00").replace(b".ftml\n", b".adam\n"),
-    "a dict": b"}",
-    "FTML without numbers": _ftml("wd", b"K\x00"),
-    "learning rate as text": _ftml("lr", _text("0")),
     "an array": _pickled_array(),
-    "FTML with a scheduler of its own": _whole_ftml("lr_scheduler", b"K\x00"),
-    "FTML with lr_mult of text": _whole_ftml("lr_mult", _text("1")),
+    "FTML with wd of text": _ftml("wd", _text("1")),
+    "FTML with a scheduler of its own": _ftml("lr_scheduler", b"K\x00"),
+    "FTML with lr_mult of text": _ftml("lr_mult", _text("1")),
 }
 LARGE = _array(shape=(MEGABYTE // 4,), data=bytes(MEGABYTE))
 PICKLES = {name: _states(_call(name, COMMAND)) for name in NAMES}
@@ -396,18 +353,11 @@ PICKLES |= {
     )
     + b"u.",
     "an empty file": b"",
-    "an empty pickle": b".",
     "no stop": b"\x80\x03}",
     "a list": b"].",
-    "a tuple of three": b"}}}\x87.",
     "parameters": (FILES / "1_named.params").read_bytes(),
 }
-HOSTILE = {
-    ".params": LISTS,
-    ".npy": NPY,
-    ".npz": NPZ,
-    ".states": PICKLES,
-}
+HOSTILE = {".params": LISTS, ".npy": NPY, ".npz": NPZ, ".states": PICKLES}
 
 
 @pytest.mark.parametrize(
@@ -437,7 +387,7 @@ def test_the_pieces_are_sound(tmp_path, suffix, data):
 
 def test_a_nested_name_is_no_name(tmp_path):
     nested = b")" + b"\x85" * DEEP
-    optimizer = _whole_ftml("idx2name", b"}K\x00" + nested + b"s")
+    optimizer = _ftml("idx2name", b"}K\x00" + nested + b"s")
     path = tmp_path / "file.states"
     path.write_bytes(_states(optimizer=optimizer))
     assert _load(path).options["lr_mult"] == {}

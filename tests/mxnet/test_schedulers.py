@@ -1,6 +1,5 @@
 """MXNet's learning-rate schedulers give MXNet's learning rates."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -27,23 +26,26 @@ each_scheduler = pytest.mark.parametrize(
 )
 
 
-def test_agrees_with_mxnet():
+@pytest.mark.parametrize(
+    "start",
+    [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 8))],
+)
+def test_agrees_with_mxnet(start):
     with np.load(DATA / "mxnet_schedulers.npz") as recorded:
         schedules = json.loads(str(recorded["settings"]))
-        assert len(schedules) == 200
-        for i, schedule in enumerate(schedules):
+        for i in range(start, len(schedules), 8):
             np.testing.assert_allclose(
-                mxnet_settings.learning_rates(schedule),
+                mxnet_settings.learning_rates(schedules[i]),
                 recorded[f"{i}/learning_rate"],
                 rtol=1e-6,
                 atol=1e-15,  # which moves nothing
-                err_msg=str(schedule),
+                err_msg=str(schedules[i]),
             )
 
 
 @each_scheduler
 def test_takes_arrays_of_counts(scheduler):
-    counts = np.arange(120).reshape(2, 3, 20)
+    counts = 5 * np.arange(24).reshape(2, 3, 4)
     rates = scheduler(counts)
     assert rates.shape == counts.shape
     for others in (
@@ -54,18 +56,13 @@ def test_takes_arrays_of_counts(scheduler):
         np.testing.assert_allclose(others, rates, rtol=1e-6)
 
 
-@each_scheduler
-def test_is_a_value(scheduler):
-    same = dataclasses.replace(scheduler)
-    assert scheduler == same
-    assert len({scheduler, same, scheduler.with_base_lr(0.25)}) == 2
-
-
-def test_a_list_of_steps_is_a_value():
+def test_schedulers_are_values():
+    """They are compared, and MXNet's mutable list of steps becomes a tuple."""
     step = [1, 3]
     scheduler = mxnet.MultiFactorScheduler(step, 0.5)
     step.append(4)
-    assert scheduler == mxnet.MultiFactorScheduler((1, 3), 0.5)
+    same = mxnet.MultiFactorScheduler((1, 3), 0.5)
+    assert len({scheduler, same, scheduler.with_base_lr(0.25)}) == 2
 
 
 def test_is_an_optax_schedule():
@@ -94,18 +91,13 @@ def test_the_last_count_is_the_end():
     ("match", "make"),
     [
         ("step .*0", lambda: mxnet.FactorScheduler(0)),
-        ("step .*1.5", lambda: mxnet.FactorScheduler(1.5)),
         (r"factor .*\[0, 1\].*1.1", lambda: mxnet.FactorScheduler(1, 1.1)),
-        ("factor .*-0.5", lambda: mxnet.FactorScheduler(1, -0.5)),
         (r"step .*\[\]", lambda: mxnet.MultiFactorScheduler([])),
-        ("step .*4", lambda: mxnet.MultiFactorScheduler(4)),
         ("increasing", lambda: mxnet.MultiFactorScheduler([3, 3])),
         ("step .*0", lambda: mxnet.MultiFactorScheduler([0, 3])),
         ("max_update .*2.5", lambda: mxnet.CosineScheduler(2.5)),
         ("pwr .*-1", lambda: mxnet.PolyScheduler(9, pwr=-1)),
-        ("final_lr .*-1", lambda: mxnet.CosineScheduler(9, final_lr=-1)),
         ("base_lr .*nan", lambda: mxnet.PolyScheduler(9, np.nan)),
-        ("warmup_steps .*-1", lambda: mxnet.PolyScheduler(9, warmup_steps=-1)),
         (
             "warmup_begin_lr .*0.2",
             lambda: mxnet.PolyScheduler(9, 0.1, warmup_begin_lr=0.2),
