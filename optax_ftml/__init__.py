@@ -3,10 +3,11 @@
 from optax_ftml import mxnet
 from optax_ftml import prox
 from optax_ftml._ftml import ftml
+from optax_ftml._ftml import FtmlState
+from optax_ftml._ftml import multipliers
+from optax_ftml._ftml import proximal_adam
 from optax_ftml._ftml import scale_by_ftml
 from optax_ftml._ftml import ScaleByFtmlState
-from optax_ftml._leader import FtmlLeaderState
-from optax_ftml._multipliers import multipliers
 from optax_ftml._precision._master_params import MasterParamsState
 from optax_ftml._precision._master_params import with_master_params
 from optax_ftml._precision._stochastic_rounding import stochastic_rounding
@@ -17,7 +18,7 @@ from optax_ftml._report._fusion_report import FusionReport
 __version__ = "0.1.0"
 
 __all__ = [
-    "FtmlLeaderState",
+    "FtmlState",
     "FusionReport",
     "MasterParamsState",
     "ScaleByFtmlState",
@@ -27,6 +28,7 @@ __all__ = [
     "multipliers",
     "mxnet",
     "prox",
+    "proximal_adam",
     "scale_by_ftml",
     "stochastic_rounding",
     "with_master_params",

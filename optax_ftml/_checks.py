@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_ftml import _numerics
+
 
 def check_hyperparameters(**hyperparameters: Any) -> None:
     """Raises unless each is a number in its range, a traced one, or a schedule.
@@ -223,7 +225,29 @@ def check_like(name: str, tree: Any, reference: Any) -> None:
             )
 
 
-def check_prox(target: Any, leader: Any) -> None:
+def check_prox(prox: Any, params: Any) -> None:
+    """Calls a prox on shapes alone, so that its errors come from init."""
+    check_params(params)
+    if not jax.tree.leaves(params):
+        return  # As when optax.tree_map_params calls init on a placeholder.
+
+    def like(kind):
+        def leaf(p):
+            dtype = kind(_numerics.at_least_float32(p))
+            return jax.ShapeDtypeStruct(jnp.shape(p), dtype)
+
+        return jax.tree.map(leaf, params)
+
+    leader = like(jnp.dtype)
+    try:
+        steps = like(lambda x: jnp.finfo(x).dtype)
+        theta = jax.eval_shape(prox, leader, steps)
+    except jax.errors.JAXTypeError:
+        return  # It looks at values, and cannot be asked here.
+    check_like_leader(theta, leader)
+
+
+def check_like_leader(target: Any, leader: Any) -> None:
     """Raises unless a prox has returned a tree like its leader."""
     _check_structure("prox's result", target, "its leader", leader)
     leaves = jax.tree_util.tree_leaves_with_path(target)

@@ -1,19 +1,26 @@
-"""FTML, "Follow the Moving Leader in Deep Learning".
+"""FTML, "Follow the Moving Leader in Deep Learning", and proximal Adam.
 
-The textbook recursion keeps three arrays a parameter, d, v and z:
+The textbook recursion keeps three arrays per parameter, d, v and z:
 
     v_t = b2 v_{t-1} + (1 - b2) |g_t|^2
     d_t = (1 - b1^t) / lr_t * (sqrt(v_t / (1 - b2^t)) + eps)
     z_t = b1 z_{t-1} + (1 - b1) g_t - (d_t - b1 d_{t-1}) theta_{t-1}
     theta_t = prox(-z_t / d_t)
 
-Here are its two smaller equals. The *leader form* keeps v and the leader
-l = -z / d, and derives d from v. The *delta form*, for when there is no prox
-and so the parameters are the leader, keeps v alone.
+The two forms here have the same iterates and keep less. The *leader form*
+keeps v and the multiplier m = d (leader - theta), where the leader is -z / d:
+
+    leader_t = theta_{t-1} - ((1 - b1) g_t - b1 m_{t-1}) / d_t
+    theta_t = prox(leader_t)
+    m_t = d_t (leader_t - theta_t)
+
+The *delta form* is for when there is no prox. Then m is 0, and v is all there
+is to keep.
 """
 
+import collections
 import functools
-from collections.abc import Callable
+import numbers
 from typing import Any
 from typing import NamedTuple
 
@@ -46,6 +53,33 @@ class ScaleByFtmlState(NamedTuple):
     v: optax.Updates
 
 
+class FtmlState(NamedTuple):
+    """State of the leader form.
+
+    Attributes:
+        count: Number of updates so far; shape (), int32.
+        v: Moving average of `abs(g)**2`; a tree like the parameters, real, at
+            least float32 unless `accumulator_dtype` says otherwise.
+        multiplier: What the constraint or penalty holds, in units of a
+            gradient; a tree like the parameters, at least float32. None where
+            `b1` is the Python number 0, which uses nothing of it.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> optimizer = optax_ftml.ftml(0.5, prox=optax_ftml.prox.box(-1, 1))
+        >>> params = jnp.array([1.0, 0.0])
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(-jnp.ones(2), state, params)
+        >>> print(state.multiplier.round(2))
+        [0.4 0. ]
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    v: optax.Updates
+    multiplier: optax.Params | None
+
+
 def scale_by_ftml(
     b1: jax.typing.ArrayLike = 0.6,
     b2: jax.typing.ArrayLike = 0.999,
@@ -67,10 +101,11 @@ def scale_by_ftml(
             \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
             + \varepsilon}
 
-    A coordinate whose denominator is 0 has an update of 0.
+    A finite gradient counts as at most :math:`2^{63}` (:math:`2^{511}` in
+    float64), whose square is finite. Where the gradient is 0, so is the update.
 
     Args:
-        b1: Decay rate of the leader, in [0, 1).
+        b1: FTML's first decay rate, in [0, 1).
         b2: Decay rate of the squared gradients' average, in [0, 1).
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
@@ -116,30 +151,82 @@ def scale_by_ftml(
     _checks.check_seed(seed)
 
     def init_fn(params):
-        return ScaleByFtmlState(
-            count=jnp.zeros([], jnp.int32),
-            v=init_v(params, accumulator_dtype),
-        )
+        _checks.check_params(params)
+        v = _zeros(params, lambda p: accumulator_dtype or jnp.finfo(p).dtype)
+        return ScaleByFtmlState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):
         del params
         _checks.check_like("updates", updates, state.v)
         count = optax.safe_increment(state.count)
-        scale = jnp.minimum((1 - b1) / one_minus_power(1 - b1, count), 1)
-        correction = one_minus_power(1 - b2, count)
-        most = largest(state.v)
-        metric = metric_of(correction, eps, eps_root, 1 - b2, most)
-        v = jax.tree.map(
-            lambda g, v: next_v(g, v, *weights(b2)), updates, state.v
-        )
-        updates = jax.tree.map(
-            lambda g, v: _direction(g, v, scale, metric), updates, v
-        )
-        return updates, ScaleByFtmlState(
-            count, _stochastic_rounding.cast_like(v, state.v, seed, count)
-        )
+        c = _scalars([updates, state.v], count, b1, b2, eps, eps_root)
+        v = _map(_next_v, updates, state.v, c)
+        updates = _map(_direction, updates, v, c)
+        v = _stochastic_rounding.cast_like(v, state.v, seed, count)
+        return updates, ScaleByFtmlState(count, v)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _zeros(params, dtype=lambda wide: wide):
+    """Returns zeros like the parameters, in at least float32 by default."""
+
+    def zeros(p):
+        return jnp.zeros_like(p, dtype=dtype(_numerics.at_least_float32(p)))
+
+    return jax.tree.map(zeros, params)
+
+
+def _map(function, *trees):
+    """Maps over leaves, and traces the function once for all that are alike."""
+    return jax.tree.map(jax.jit(function), *trees)
+
+
+# A step's scalars. The corrections are 1 - b1^t and 1 - b2^t.
+_Scalars = collections.namedtuple(
+    "_Scalars", "lr b1 b2 eps eps_root b1_correction b2_correction"
+)
+
+
+def _scalars(trees, count, *scalars, lr=1.0):
+    """Returns a step's scalars for each leaf, in the dtype of its arithmetic.
+
+    b1 and b2 are rounded to it once, so that the weights of an average add up
+    to 1, and the bias correction is that of these weights.
+    """
+
+    @functools.cache
+    def in_dtype(dtype):
+        lr_, *c = (jnp.asarray(x, dtype) for x in (lr, *scalars))
+        corrections = [_numerics.one_minus_power(b, count) for b in c[:2]]
+        return _Scalars(lr_, *c, *corrections)
+
+    def of_leaf(*arrays):
+        return in_dtype(jnp.finfo(_numerics.at_least_float32(*arrays)).dtype)
+
+    return jax.tree.map(of_leaf, *trees)
+
+
+def _next_v(g, v, c):
+    g = _gradient(g, c)
+    return c.b2 * v.astype(g.real.dtype) + (1 - c.b2) * jnp.real(g * g.conj())
+
+
+def _direction(g, v, c):
+    scale = (1 - c.b1) / c.b1_correction
+    return (scale * _gradient(g, c) / _denominator(v, c)).astype(g.dtype)
+
+
+def _gradient(g, c):
+    """Returns g in the dtype of the scalars, bounded where it is finite."""
+    g = _numerics.widen(g, c.b2)
+    return jnp.where(jnp.isfinite(g), _numerics.bounded(g), g)
+
+
+def _denominator(v, c):
+    # It is 0 only where the gradient is 0, and then the quotient is 0, too.
+    tiny = jnp.finfo(v.dtype).tiny
+    return jnp.maximum(jnp.sqrt(v / c.b2_correction + c.eps_root) + c.eps, tiny)
 
 
 def ftml(
@@ -151,7 +238,7 @@ def ftml(
     *,
     accumulator_dtype: Any = None,
     seed: int = 0,
-    prox: Callable[[optax.Params, optax.Params], optax.Params] | None = None,
+    prox: _numerics.Prox | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The FTML optimizer, Follow the Moving Leader.
 
@@ -160,17 +247,19 @@ def ftml(
 
     .. math::
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
-        d_t &= \frac{1 - \beta_1^t}{\eta_t} \left(
-            \sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
-            + \varepsilon \right) \\
-        \ell_t &= \theta_{t-1} - \left[ (1 - \beta_1) g_t
-            + \beta_1 d_{t-1} (\theta_{t-1} - \ell_{t-1}) \right] / d_t \\
-        \theta_t &= \operatorname{prox}(\ell_t, (1 - \beta_1^t) / d_t)
+        s_t &= \eta_t / \left( \sqrt{v_t / (1 - \beta_2^t) + \bar\varepsilon}
+            + \varepsilon \right), \qquad d_t = (1 - \beta_1^t) / s_t \\
+        \ell_t &= \theta_{t-1}
+            - \left[ (1 - \beta_1) g_t - \beta_1 m_{t-1} \right] / d_t \\
+        \theta_t &= \operatorname{prox}(\ell_t, s_t) \\
+        m_t &= d_t (\ell_t - \theta_t)
 
-    With a ``prox`` (the leader form) the state is two slots, :math:`v` and the
-    leader :math:`\ell`. Without one (the delta form) the leader is the
-    parameters themselves, the state is :math:`v` alone, and the step is
-    RMSprop's with both bias corrections,
+    The leader :math:`\ell_t` is where the parameters would go if nothing held
+    them, and the multiplier :math:`m_t` what holds them, in units of a
+    gradient. With a ``prox`` (the leader form) the state is two slots,
+    :math:`v` and :math:`m`. Without one (the delta form) :math:`m` is 0, the
+    state is :math:`v` alone, and the step is RMSprop's with both bias
+    corrections,
 
     .. math::
         \theta_t = \theta_{t-1} - \eta_t \frac{1 - \beta_1}{1 - \beta_1^t}
@@ -181,8 +270,9 @@ def ftml(
         learning_rate: At least 0: a number, an array of shape (), or an optax
             schedule, which is called with the number of updates before this
             one. A step with learning rate 0 takes the parameters to
-            ``prox(params, 0)``, which is where they are if they are feasible.
-        b1: Decay rate of the leader, in [0, 1).
+            ``prox(params, 0)``, which is where they are if they are feasible,
+            and leaves :math:`m` as it is.
+        b1: Decay rate of the multiplier :math:`m`, in [0, 1).
         b2: Decay rate of the squared gradients' average, in [0, 1).
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
@@ -197,16 +287,18 @@ def ftml(
         prox: A function ``prox(leader, step_size)``, without defaults, of two
             trees like the parameters (in the leader's dtype, at least float32)
             that returns the new parameters, a tree like the leader.
-            ``optax_ftml.prox`` has the usual ones. The transformation then
-            needs the parameters in ``update``, and to be the last of its chain:
-            what it returns is ``prox(leader, step_size) - params``.
+            ``optax_ftml.prox`` has the usual ones. Where a coordinate has had
+            no gradient yet its step size is :math:`2^{63}` (:math:`2^{511}` in
+            float64): nothing resists there. With a learning rate of 0 all step
+            sizes are 0. The transformation then needs the parameters in
+            ``update``, and to be the last of its chain: what it returns is
+            ``prox(leader, step_size) - params``.
 
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`. Updates have their
         gradients' dtype. The state is a :class:`optax_ftml.ScaleByFtmlState` in
-        a chain, or with a ``prox`` a :class:`optax_ftml.FtmlLeaderState`. With
-        a ``prox`` and ``b1`` the Python number 0 nothing remembers the leader,
-        and the state is a :class:`optax_ftml.ScaleByFtmlState`: one slot.
+        a chain, or with a ``prox`` a :class:`optax_ftml.FtmlState`, in which
+        nothing is kept of :math:`m` if ``b1`` is the Python number 0.
 
     Raises:
         ValueError: A number out of its range, an unusable
@@ -258,124 +350,260 @@ def ftml(
         ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
     """
     _checks.check_hyperparameters(learning_rate=learning_rate)
-    numbers = b1, b2, eps, eps_root
+    scalars = b1, b2, eps, eps_root
     options = {"accumulator_dtype": accumulator_dtype, "seed": seed}
-    if prox is None:
-        rate = optax.scale_by_learning_rate(learning_rate)
-        if hasattr(learning_rate, "dtype"):
-            # Optax's would promote narrower updates to the array's dtype.
-            rate = optax.stateless(
-                lambda updates, _: jax.tree.map(
-                    lambda u: -jnp.asarray(learning_rate, u.dtype) * u, updates
-                )
-            )
-        return optax.with_extra_args_support(
-            optax.chain(scale_by_ftml(*numbers, **options), rate)
+    direction = scale_by_ftml(*scalars, **options)
+    if prox is not None:
+        _checks.check_prox_function(prox)
+        return _leader_form(learning_rate, *scalars, **options, prox=prox)
+    rate = learning_rate
+    if hasattr(rate, "dtype"):
+        # Optax casts a schedule's value to the updates' dtype, but not arrays.
+        rate = lambda count: learning_rate  # noqa: E731
+    return optax.with_extra_args_support(
+        optax.chain(direction, optax.scale_by_learning_rate(rate))
+    )
+
+
+def _leader_form(
+    learning_rate, b1, b2, eps, eps_root, accumulator_dtype, seed, prox
+):
+    is_memoryless = isinstance(b1, numbers.Real) and b1 == 0
+    delta_form = scale_by_ftml(accumulator_dtype=accumulator_dtype)
+
+    def init_fn(params):
+        count, v = delta_form.init(params)
+        _checks.check_prox(prox, params)
+        return FtmlState(count, v, None if is_memoryless else _zeros(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_like("updates", updates, state.v)
+        _checks.check_like("params", params, state.v)
+        count = optax.safe_increment(state.count)
+        lr = _at(learning_rate, state.count)
+        c = _scalars([params, state.v], count, b1, b2, eps, eps_root, lr=lr)
+        m = _zeros(params) if is_memoryless else state.multiplier
+        # In this order XLA needs no copy: the leader takes the place of m.
+        held = _map(_leader, updates, state.v, m, params, c)
+        last_v = _map(_after, state.v, held)
+        v = _map(_next_v, updates, last_v, c)
+        leader = _map(_leader_or_params, held, params, c)
+        step_sizes = _map(_step_size, v, leader, c)
+        theta = prox(leader, step_sizes)
+        _checks.check_like_leader(theta, leader)
+        theta = _map(_after, theta, v)
+        updates = _map(_numerics.update_to, theta, params, updates)
+        m = _map(_multiplier, held, v, params, updates, c)
+        v = _stochastic_rounding.cast_like(v, state.v, seed, count)
+        return updates, FtmlState(count, v, None if is_memoryless else m)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _at(learning_rate, count):
+    return learning_rate(count) if callable(learning_rate) else learning_rate
+
+
+def _leader(g, v, m, theta, c):
+    """Returns the leader, and m at a learning rate of 0, where d is infinite."""
+    v = _next_v(g, v, c)
+    pull = (1 - c.b1) * _gradient(g, c) - c.b1 * _numerics.widen(m, c.b1)
+    step = (c.lr / c.b1_correction) * pull / _denominator(v, c)
+    leader = jnp.asarray(theta, step.dtype) - step
+    return jnp.where(c.lr == 0, m, leader.astype(m.dtype))
+
+
+def _after(x, y):
+    """Returns x, which XLA then computes after y."""
+    return jax.lax.select(y < y, jnp.real(y).astype(x.dtype), x)
+
+
+def _leader_or_params(held, theta, c):
+    return jnp.where(c.lr == 0, jnp.asarray(theta, held.dtype), held)
+
+
+def _step_size(v, leader, c):
+    """Returns lr / denominator, and the bound where there was no gradient."""
+    bound = _numerics.bound(leader.dtype)
+    free = jnp.where(c.lr == 0, 0, bound)
+    step_size = jnp.minimum(c.lr / _denominator(v.real, c), bound / 2)
+    return jnp.where(v.real > 0, step_size, free).astype(leader.real.dtype)
+
+
+def _multiplier(held, v, theta, update, c):
+    """Returns d (leader - theta), and m as it was at a learning rate of 0."""
+    lr = jnp.maximum(c.lr, jnp.finfo(c.lr.dtype).tiny)
+    excess = _numerics.widen(held - _numerics.apply_update(theta, update), lr)
+    m = _numerics.bounded(excess * _denominator(v, c) * (c.b1_correction / lr))
+    return jnp.where(c.lr == 0, held, m.astype(held.dtype))
+
+
+def proximal_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    eps_root: jax.typing.ArrayLike = 0.0,
+    *,
+    prox: _numerics.Prox,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with a prox in Adam's own metric.
+
+    For step :math:`t = 1, 2, \ldots`, gradient :math:`g_t`, learning rate
+    :math:`\eta_t` and parameters :math:`\theta`,
+
+    .. math::
+        \mu_t &= \beta_1 \mu_{t-1} + (1 - \beta_1) g_t \\
+        \nu_t &= \beta_2 \nu_{t-1} + (1 - \beta_2) |g_t|^2 \\
+        s_t &= \eta_t / \left( \sqrt{\nu_t / (1 - \beta_2^t)
+            + \bar\varepsilon} + \varepsilon \right) \\
+        \theta_t &= \operatorname{prox}(
+            \theta_{t-1} - s_t\, \mu_t / (1 - \beta_1^t),\ s_t)
+
+    The prox is in the metric of the step sizes :math:`s_t`, as in
+    :func:`optax_ftml.ftml`, so training ends at the constrained optimum. For
+    networks, where momentum counts, it is the one to take.
+
+    Args:
+        learning_rate: At least 0: a number, an array of shape (), or an optax
+            schedule.
+        b1: Decay rate of the gradients' average, in [0, 1).
+        b2: Decay rate of the squared gradients' average, in [0, 1).
+        eps: Added outside the square root, at least 0.
+        eps_root: Added inside the square root, at least 0.
+        prox: A function ``prox(leader, step_size)`` as in
+            :func:`optax_ftml.ftml`; ``optax_ftml.prox`` has the usual ones.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs` with the state of
+        :func:`optax.scale_by_adam`, in at least float32. It needs the
+        parameters in ``update``, and to be the last of its chain. Updates have
+        their gradients' dtype.
+
+    Raises:
+        ValueError: A number out of its range; from ``update``, gradients that
+            are not like the parameters, missing parameters, or a ``prox`` whose
+            result has another structure or shape.
+        TypeError: An argument that is not a number; from ``init``, parameters
+            that are neither floating nor complex; from ``update``, a ``prox``
+            whose result has another dtype.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import optax_ftml
+        >>> target = jnp.array([3.0, 0.5, -0.2])
+        >>> def f(x):
+        ...     return jnp.sum((x - target) ** 2)
+        >>> optimizer = optax_ftml.proximal_adam(
+        ...     0.1, prox=optax_ftml.prox.l1(1.0)
+        ... )
+        >>> params = jnp.zeros(3)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     updates, state = optimizer.update(
+        ...         jax.grad(f)(params), state, params
+        ...     )
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(3))
+        [2.5 0.  0. ]
+
+    References:
+        Yun, Lozano and Yang, `Adaptive Proximal Gradient Methods for
+        Structured Neural Networks
+        <https://openreview.net/forum?id=xVGrCe5fCXY>`_, NeurIPS 2021; Kingma and Ba, `Adam
+        <https://arxiv.org/abs/1412.6980>`_, ICLR 2015
+    """
+    _checks.check_hyperparameters(
+        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root
+    )
+    _checks.check_prox_function(prox)
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root)
+
+    def init_fn(params):
+        _checks.check_prox(prox, params)
+        return adam.init(_zeros(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.check_like("updates", updates, state.mu)
+        _checks.check_like("params", params, state.mu)
+        lr = _at(learning_rate, state.count)
+        grads = jax.tree.map(_numerics.widen, updates, state.mu)
+        directions, state = adam.update(grads, state)
+        c = _scalars([directions], state.count, b1, b2, eps, eps_root, lr=lr)
+        leader = _map(_descend, params, directions, c)
+        step_sizes = _map(_step_size, state.nu, leader, c)
+        theta = prox(leader, step_sizes)
+        _checks.check_like_leader(theta, leader)
+        updates = _map(_numerics.update_to, theta, params, updates)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _descend(theta, direction, c):
+    return jnp.asarray(theta, direction.dtype) - c.lr * direction
+
+
+def multipliers(state: optax.OptState) -> optax.Params:
+    r"""Reads the multipliers of the constraints from an optimizer's state.
+
+    .. math::
+        m_t = d_t (\ell_t - \theta_t)
+
+    It is the force with which the loss pushes against the constraint or the
+    penalty, in units of the loss per unit of the parameter, and at rest the
+    Lagrange multiplier: minus the gradient of the loss.
+
+    Args:
+        state: The state of :func:`optax_ftml.ftml` with a ``prox``, alone or
+            within the states of others: chains, :func:`optax.partition`,
+            :func:`optax.inject_hyperparams`, :class:`optax.MultiSteps`,
+            :func:`optax_ftml.with_master_params`.
+
+    Returns:
+        A tree like the parameters, in at least float32. In place of parameters
+        that another optimizer trains there is an :class:`optax.MaskedNode`.
+
+    Raises:
+        ValueError: There is no multiplier, or more than one for a parameter.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> optimizer = optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-1, 1))
+        >>> params = jnp.zeros(2)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):  # The loss pulls to 3 and 0.5.
+        ...     grads = 2 * (params - jnp.array([3.0, 0.5]))
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params += updates
+        >>> print(optax_ftml.multipliers(state).round(3))
+        [4. 0.]
+    """
+
+    def is_ftml(x):
+        return isinstance(x, FtmlState)
+
+    states = filter(is_ftml, jax.tree.leaves(state, is_leaf=is_ftml))
+    found = [s.multiplier for s in states if s.multiplier is not None]
+    if not found:
+        raise ValueError(
+            "state must hold a multiplier, got none: ftml keeps one if it has "
+            "a prox and b1 is not the number 0, and proximal_adam keeps none."
         )
-    # The leader form builds on this file.
-    from optax_ftml import _leader
-
-    return _leader.leader_form(learning_rate, *numbers, **options, prox=prox)
+    return functools.reduce(_merge, found)
 
 
-@jax.jit
-def one_minus_power(one_minus_decay, count):
-    # Not 1 - decay**count, which cancels, and not log(decay), which magnifies
-    # the rounding of a decay close to 1.
-    count = jnp.asarray(count, float)
-    return -jnp.expm1(count * jnp.log1p(-jnp.asarray(one_minus_decay, float)))
-
-
-def weights(b2):
-    """Returns a, b and c of v_t = a v_{t-1} + c (|g|^2 - b v_{t-1})."""
-    if isinstance(b2, jax.Array):
-        is_long = b2 >= 0.5
-        return jnp.where(is_long, 1, b2), is_long.astype(b2.dtype), 1 - b2
-    b2 = float(b2)
-    # Near 1 not b2 v + (1 - b2) |g|^2: rounded to float32, those weights do not
-    # add up to 1, by 1e-5 of 1 - b2. Near 0 not v + (1 - b2) (|g|^2 - v), which
-    # cancels.
-    c = jnp.asarray(1 - b2, float)
-    return (None, None, c) if b2 >= 0.5 else (b2, 0.0, c)
-
-
-@jax.jit
-def metric_of(correction, eps, eps_root, one_minus_b2, most):
-    """Returns the scalars that `denominator` makes of v.
-
-    So large at most that sums with v, which is up to half of the largest
-    number, are finite; the last so small that rounding makes no finite
-    gradient infinite.
-    """
-    correction, eps, eps_root, one_minus_b2 = (
-        jnp.asarray(x, float) for x in (correction, eps, eps_root, one_minus_b2)
-    )
-    scale = 1 / jnp.sqrt(correction)
-    return (
-        scale,
-        jnp.minimum(eps_root, most / 4) / scale**2,
-        jnp.minimum(eps, most / 4),
-        (1 - 2**-21) * jnp.sqrt(one_minus_b2),
-    )
-
-
-# The arithmetic of a leaf is under jit so that it is traced once for all leaves
-# alike; 1 - b2 comes from outside, where it is not yet rounded to float32.
-
-
-@functools.partial(jax.jit, inline=True)
-def next_v(g, v, a, b, c):
-    g = _numerics.widen(g, v)
-    v = v.astype(jnp.finfo(g.dtype).dtype)
-    # A square that is too large is half of the largest number.
-    square = jnp.minimum(jnp.real(g * jnp.conj(g)), jnp.finfo(v.dtype).max / 2)
-    return times(a, v) + times(c, square - times(b, v))
-
-
-@jax.jit
-def _direction(g, v, scale, metric):
-    wide = _numerics.widen(g, v)
-    # It is 0 where g is, and the quotient then, too.
-    size = jnp.maximum(denominator(v, *metric, wide), jnp.finfo(v.dtype).tiny)
-    # The division last: after a product XLA's CPU compiler would write out g.
-    return _numerics.narrow(scale.astype(v.dtype) * wide / size, g.dtype)
-
-
-def denominator(v, scale, inside, eps, root=None, g=None):
-    """Returns sqrt(v / (1 - b2^t) + eps_root) + eps.
-
-    v_t is at least (1 - b2) |g_t|^2. With g that holds here even where the
-    square is too large for a number, and where it is too small g stands for
-    its own average. Without a scale the result is divided by it, and `eps` is
-    so large that what is too small does not count.
-    """
-    eps = jnp.asarray(eps, v.dtype)
-    size = jnp.sqrt(v if inside is None else v + jnp.asarray(inside, v.dtype))
-    if g is None:
-        return times(scale, size) + eps
-    g = jnp.abs(g)
-    scaled = times(scale, jnp.maximum(size, times(root, g)))
-    if scale is not None:
-        scaled = jax.lax.select(size == 0, g, scaled)
-    return scaled + eps
-
-
-def times(scalar, x):
-    """Returns the product; None is a 1 that XLA need not compile."""
-    return x if scalar is None else jnp.asarray(scalar, x.dtype) * x
-
-
-def largest(tree):
-    """Returns the largest number that the arithmetic of every leaf has."""
-    dtypes = (_numerics.at_least_float32(x) for x in jax.tree.leaves(tree))
-    return min((float(jnp.finfo(x).max) for x in dtypes), default=1.0)
-
-
-def init_v(params, dtype):
-    _checks.check_params(params)
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(
-            p, dtype=dtype or jnp.finfo(_numerics.at_least_float32(p)).dtype
-        ),
-        params,
-    )
+def _merge(a, b):
+    """Fills the masked nodes of one tree from the other."""
+    if isinstance(a, optax.MaskedNode) or isinstance(b, optax.MaskedNode):
+        return b if isinstance(a, optax.MaskedNode) else a
+    children, structure = jax.tree.flatten(a, is_leaf=lambda x: x is not a)
+    others = jax.tree.leaves(b, is_leaf=lambda x: x is not b)
+    if jax.tree_util.treedef_is_leaf(structure):
+        raise ValueError("state must hold one multiplier per parameter.")
+    return structure.unflatten(map(_merge, children, others))

@@ -5,7 +5,6 @@ here: dtypes of at least float32, 1 - b^t without cancellation, the bound on a
 gradient, and an update that does not lead beyond its target.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -30,13 +29,30 @@ def is_unresisted(step_size: jax.Array) -> jax.Array:
     return step_size >= bound(step_size.dtype)
 
 
+def bounded(x: jax.Array) -> jax.Array:
+    """Returns x with each real number in it at most `bound` in size."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(bounded(x.real), bounded(x.imag))
+    limit = bound(x.dtype)
+    return jnp.clip(x, -limit, limit)
+
+
+def one_minus_power(b: jax.Array, t: jax.Array) -> jax.Array:
+    """Returns 1 - b^t to a few units in the last place, and its derivative."""
+    near_1 = jnp.maximum(b, 0.5)
+    t = t.astype(b.dtype)
+    # near_1 - 1 is exact. 1 - b^t cancels only where b is near 1.
+    return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * jnp.log1p(near_1 - 1)))
+
+
 def at_least_float32(*arrays):
+    """Returns the widest dtype of float32 and the arrays'."""
     # NumPy's promotion, which no setting forbids.
-    dtypes = (jnp.result_type(x) for x in arrays)
-    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
+    return np.result_type(np.float32, *map(jnp.result_type, arrays))
 
 
 def widen(x, other):
+    """Casts to a dtype that holds x, the other array and float32."""
     return x.astype(at_least_float32(x, other))
 
 
@@ -48,33 +64,34 @@ def narrow(x, dtype):
     return x.astype(dtype)
 
 
-@functools.partial(jax.jit, inline=True)
 def update_to(target, theta, g):
     """Returns the update, in g's dtype, that takes theta to the target.
 
     Where theta + (target - theta) would round to beyond the target, which may
     be the edge of the feasible set, it stops short of it.
     """
-    theta = jnp.asarray(theta)
-    dtype = theta.dtype
     if jnp.iscomplexobj(target):
-        return (target - theta).astype(g.dtype)
-    theta = theta.astype(target.dtype)
-    target = _round_to(target, dtype)
-    delta = _round_to(target - theta, g.dtype)
-    reached = _round_to(theta + delta, dtype)
-    is_beyond = jax.lax.select(
-        theta < target, reached > target, reached < target
-    )
+        parts = [(x.real, x.imag) for x in (target, theta, g)]
+        return jax.lax.complex(
+            *(update_to(*each) for each in zip(*parts, strict=True))
+        )
+    target = _round_to(target, jnp.result_type(theta))
+    delta = _round_to(target - jnp.asarray(theta, target.dtype), g.dtype)
+    is_beyond = jnp.sign(apply_update(theta, delta) - target) * delta > 0
     shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
-    return jax.lax.select(is_beyond, shorter, delta).astype(g.dtype)
+    return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
+
+
+def apply_update(theta, update):
+    """Returns what `optax.apply_updates` makes of theta, in float32 or more."""
+    dtype = at_least_float32(theta, update)
+    reached = jnp.asarray(theta, dtype) + jnp.asarray(update, dtype)
+    return _round_to(reached, jnp.result_type(theta))
 
 
 def _round_to(x, dtype):
-    # A cast to a narrow dtype and back XLA may leave out; this it may not.
+    """Rounds to a dtype without a cast, which XLA may leave out."""
+    if jnp.iscomplexobj(x):
+        return x.astype(dtype)
     info = jnp.finfo(dtype)
-    if info.bits >= jnp.finfo(x.dtype).bits:
-        return x
-    largest = float(info.max)
-    x = jnp.clip(x, -largest, largest)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant)
