@@ -349,27 +349,25 @@ def ftml(
         With optax.inject_hyperparams and parameters in bfloat16 give it
         ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
     """
-    _checks.check_hyperparameters(learning_rate=learning_rate)
+    schedule = _checks.schedule_of(learning_rate)
     scalars = b1, b2, eps, eps_root
-    options = {"accumulator_dtype": accumulator_dtype, "seed": seed}
-    direction = scale_by_ftml(*scalars, **options)
+    direction = scale_by_ftml(
+        *scalars, accumulator_dtype=accumulator_dtype, seed=seed
+    )
     if prox is not None:
         _checks.check_prox_function(prox)
-        return _leader_form(learning_rate, *scalars, **options, prox=prox)
-    rate = learning_rate
-    if hasattr(rate, "dtype"):
-        # Optax casts a schedule's value to the updates' dtype, but not arrays.
-        rate = lambda count: learning_rate  # noqa: E731
-    return optax.with_extra_args_support(
-        optax.chain(direction, optax.scale_by_learning_rate(rate))
+        return _leader_form(schedule, *scalars, accumulator_dtype, seed, prox)
+    # Optax casts a schedule's values to the updates' dtype, but not an array.
+    rate = (
+        learning_rate if isinstance(learning_rate, numbers.Real) else schedule
     )
+    optimizer = optax.chain(direction, optax.scale_by_learning_rate(rate))
+    return optax.with_extra_args_support(optimizer)
 
 
-def _leader_form(
-    learning_rate, b1, b2, eps, eps_root, accumulator_dtype, seed, prox
-):
+def _leader_form(schedule, b1, b2, eps, eps_root, v_dtype, seed, prox):
     is_memoryless = isinstance(b1, numbers.Real) and b1 == 0
-    delta_form = scale_by_ftml(accumulator_dtype=accumulator_dtype)
+    delta_form = scale_by_ftml(accumulator_dtype=v_dtype)
 
     def init_fn(params):
         count, v = delta_form.init(params)
@@ -381,7 +379,7 @@ def _leader_form(
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
         count = optax.safe_increment(state.count)
-        lr = _at(learning_rate, state.count)
+        lr = schedule(state.count)
         c = _scalars([params, state.v], count, b1, b2, eps, eps_root, lr=lr)
         m = _zeros(params) if is_memoryless else state.multiplier
         # In this order XLA needs no copy: the leader takes the place of m.
@@ -401,12 +399,8 @@ def _leader_form(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _at(learning_rate, count):
-    return learning_rate(count) if callable(learning_rate) else learning_rate
-
-
 def _leader(g, v, m, theta, c):
-    """Returns the leader, and m at a learning rate of 0, where d is infinite."""
+    """Returns the leader, or m at a learning rate of 0: d is infinite."""
     v = _next_v(g, v, c)
     pull = (1 - c.b1) * _gradient(g, c) - c.b1 * _numerics.widen(m, c.b1)
     step = (c.lr / c.b1_correction) * pull / _denominator(v, c)
@@ -513,16 +507,16 @@ def proximal_adam(
     References:
         Yun, Lozano and Yang, `Adaptive Proximal Gradient Methods for
         Structured Neural Networks
-        <https://openreview.net/forum?id=xVGrCe5fCXY>`_, NeurIPS 2021; Kingma and Ba, `Adam
-        <https://arxiv.org/abs/1412.6980>`_, ICLR 2015
+        <https://openreview.net/forum?id=xVGrCe5fCXY>`_, NeurIPS 2021; Kingma
+        and Ba, `Adam <https://arxiv.org/abs/1412.6980>`_, ICLR 2015
     """
-    _checks.check_hyperparameters(
-        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root
-    )
+    schedule = _checks.schedule_of(learning_rate)
+    _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_prox_function(prox)
     adam = optax.scale_by_adam(b1, b2, eps, eps_root)
 
     def init_fn(params):
+        _checks.check_params(params)
         _checks.check_prox(prox, params)
         return adam.init(_zeros(params))
 
@@ -530,7 +524,7 @@ def proximal_adam(
         del extra_args
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
-        lr = _at(learning_rate, state.count)
+        lr = schedule(state.count)
         grads = jax.tree.map(_numerics.widen, updates, state.mu)
         directions, state = adam.update(grads, state)
         c = _scalars([directions], state.count, b1, b2, eps, eps_root, lr=lr)

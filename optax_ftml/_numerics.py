@@ -56,14 +56,6 @@ def widen(x, other):
     return x.astype(at_least_float32(x, other))
 
 
-def narrow(x, dtype):
-    """Casts, to the dtype's largest number where x is beyond it."""
-    largest = float(jnp.finfo(dtype).max)
-    if largest < jnp.finfo(x.dtype).max and not jnp.iscomplexobj(x):
-        x = jnp.clip(x, -largest, largest)
-    return x.astype(dtype)
-
-
 def update_to(target, theta, g):
     """Returns the update, in g's dtype, that takes theta to the target.
 
@@ -71,10 +63,10 @@ def update_to(target, theta, g):
     be the edge of the feasible set, it stops short of it.
     """
     if jnp.iscomplexobj(target):
-        parts = [(x.real, x.imag) for x in (target, theta, g)]
-        return jax.lax.complex(
-            *(update_to(*each) for each in zip(*parts, strict=True))
+        parts = zip(
+            *((x.real, x.imag) for x in (target, theta, g)), strict=True
         )
+        return jax.lax.complex(*(update_to(*part) for part in parts))
     target = _round_to(target, jnp.result_type(theta))
     delta = _round_to(target - jnp.asarray(theta, target.dtype), g.dtype)
     is_beyond = jnp.sign(apply_update(theta, delta) - target) * delta > 0

@@ -138,16 +138,18 @@ def ftml(
         ['0.900', '0.900']
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
-    if order not in ("1.x", "2.x"):
-        raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
-    if not isinstance(begin_num_update, jax.Array) and (
-        not isinstance(begin_num_update, numbers.Integral)
-        or begin_num_update < 0
-    ):
-        raise ValueError(
-            "begin_num_update must be an integer of at least 0, got "
-            f"{begin_num_update!r}."
-        )
+    orders = ("1.x", "2.x")
+    _checks.check(order in orders, "order", "'1.x' or '2.x'", repr(order))
+    _checks.check(
+        isinstance(begin_num_update, jax.Array)
+        or (
+            isinstance(begin_num_update, numbers.Integral)
+            and begin_num_update >= 0
+        ),
+        "begin_num_update",
+        "an integer of at least 0",
+        begin_num_update,
+    )
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
     optimizer = optax.chain(
         optax.scale(_finite("rescale_grad", rescale_grad)),
@@ -174,28 +176,26 @@ DEFAULTS = {
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     """Returns the learning rate or schedule that MXNet makes of the two."""
-    if callable(learning_rate):
-        raise TypeError(
-            "learning_rate must be a number or None, got a function. Give a "
-            "schedule as lr_scheduler, with learning_rate=None."
-        )
+    _checks.check(
+        not callable(learning_rate),
+        "learning_rate",
+        "a number or None (a schedule goes with None, as lr_scheduler)",
+        repr(learning_rate),
+        TypeError,
+    )
     if learning_rate is not None:
         _checks.check_hyperparameters(learning_rate=learning_rate)
     if lr_scheduler is None:
         return 0.01 if learning_rate is None else learning_rate
-    if not callable(lr_scheduler):
-        raise TypeError(
-            f"lr_scheduler must be a function, got {lr_scheduler!r}. "
-            "optax.inject_hyperparams calls it itself, unless told "
-            'static_args="lr_scheduler".'
-        )
+    _checks.check_callable("lr_scheduler", lr_scheduler)
     if learning_rate is None:
         return lr_scheduler
-    if not isinstance(lr_scheduler, _schedulers.Scheduler):
-        raise ValueError(
-            "learning_rate must be None with an lr_scheduler that is not one "
-            f"of MXNet's and so has no base to replace, got {learning_rate}."
-        )
+    _checks.check(
+        isinstance(lr_scheduler, _schedulers.Scheduler),
+        "learning_rate",
+        "None with an lr_scheduler that is not MXNet's",
+        learning_rate,
+    )
     return lr_scheduler.with_base_lr(learning_rate)
 
 
@@ -211,10 +211,8 @@ def factors(
     """
     multipliers = multipliers or {}
     for pattern, factor in multipliers.items():
-        if not isinstance(pattern, str):
-            raise TypeError(
-                f"{name} must have parameter paths as keys, got {pattern!r}."
-            )
+        right = "a mapping from parameter paths"
+        _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
     return jax.tree.unflatten(
         jax.tree.structure(tree),
@@ -313,8 +311,7 @@ def _finite(name, value):
         return value
     if isinstance(value, np.ndarray | np.generic) and value.shape == ():
         value = value.item()
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
+    is_number = isinstance(value, numbers.Real)
+    _checks.check(is_number, name, "a number", repr(value), TypeError)
+    _checks.check(math.isfinite(value), name, "finite", value)
     return value

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_ftml import _checks
+
 WarmupMode = Literal["linear", "constant"]
 
 # The smallest value of each argument that is an integer.
@@ -48,16 +50,18 @@ class Scheduler:
                 _check_integer(name, value, _INTEGERS[name])
             if name in _NUMBERS:
                 _check_number(name, value, _NUMBERS[name])
-        if not 0 <= self.warmup_begin_lr <= self.warmup_final_lr:
-            raise ValueError(
-                "warmup_begin_lr must be at least 0 and at most base_lr "
-                f"({self.warmup_final_lr}), got {self.warmup_begin_lr}."
-            )
-        if self.warmup_mode not in ("linear", "constant"):
-            raise ValueError(
-                "warmup_mode must be 'linear' or 'constant', got "
-                f"{self.warmup_mode!r}."
-            )
+        _checks.check(
+            0 <= self.warmup_begin_lr <= self.warmup_final_lr,
+            "warmup_begin_lr",
+            f"at least 0 and at most base_lr ({self.warmup_final_lr})",
+            self.warmup_begin_lr,
+        )
+        _checks.check(
+            self.warmup_mode in ("linear", "constant"),
+            "warmup_mode",
+            "'linear' or 'constant'",
+            repr(self.warmup_mode),
+        )
 
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
         """Returns the learning rate after `count` updates, of its shape."""
@@ -204,14 +208,12 @@ class MultiFactorScheduler(Scheduler):
     cur_step_ind: int = _hidden(0)
 
     def __post_init__(self):
-        if not isinstance(self.step, list | tuple) or not self.step:
-            raise ValueError(
-                f"step must be a list of updates, got {self.step!r}."
-            )
+        is_list = isinstance(self.step, list | tuple) and len(self.step) > 0
+        _checks.check(is_list, "step", "a list of updates", repr(self.step))
         object.__setattr__(self, "step", tuple(self.step))
         super().__post_init__()
-        if any(np.diff(self.step) <= 0):
-            raise ValueError(f"step must be increasing, got {self.step}.")
+        is_increasing = np.all(np.diff(self.step) > 0)
+        _checks.check(is_increasing, "step", "increasing", self.step)
 
     def _decay(self, count):
         steps = self.step[self.cur_step_ind :]
@@ -312,15 +314,12 @@ def _float(x):
 
 def _check_integer(name: str, value: Any, least: int) -> None:
     for number in value if isinstance(value, tuple) else [value]:
-        if not isinstance(number, int) or number < least:
-            raise ValueError(
-                f"{name} must be an integer of at least {least}, got "
-                f"{number!r}."
-            )
+        is_right = isinstance(number, int) and number >= least
+        right = f"an integer of at least {least}"
+        _checks.check(is_right, name, right, repr(number))
 
 
 def _check_number(name: str, value: float, most: float) -> None:
-    if not 0 <= value <= most or value == math.inf:
-        range_ = "in [0, 1]" if most == 1 else "at least 0 and finite"
-        name = "base_lr" if name == "warmup_final_lr" else name
-        raise ValueError(f"{name} must be {range_}, got {value}.")
+    right = "in [0, 1]" if most == 1 else "at least 0 and finite"
+    name = "base_lr" if name == "warmup_final_lr" else name
+    _checks.check(0 <= value <= most and value < math.inf, name, right, value)

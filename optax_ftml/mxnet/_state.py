@@ -73,8 +73,8 @@ def state_from_mxnet(
     states = states.with_paths(paths)
     if states.num_update is None:
         raise ValueError(
-            "states must say how many updates there were: its file is without "
-            "the optimizer. Give states._replace(num_update=...)."
+            "states must say how many updates there were: "
+            "states._replace(num_update=...) adds it."
         )
     weights = _arrays(params)
     _check_paths(states.slots, weights)
@@ -88,16 +88,14 @@ def state_from_mxnet(
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
-            path = _checks.path_name(path)
-            if path not in slots:
-                raise ValueError(
-                    f"states must have every parameter, got none for {path!r}."
-                )
+            is_known, got = path in slots, f"none for {path!r}"
+            _checks.check(is_known, "states", "of every parameter", got)
             used.add((kind, path))
-            value_ = np.asarray(value(slots[path], weights[path]), old.dtype)
-            return jax.device_put(value_, old.sharding)
+            new = np.asarray(value(slots[path], weights[path]), old.dtype)
+            return jax.device_put(new, old.sharding)
 
-        return jax.tree_util.tree_map_with_path(leaf, tree)
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten(map(leaf, _checks.leaf_names(tree), leaves))
 
     def convert(node):
         match node:
@@ -118,18 +116,13 @@ def state_from_mxnet(
         return node
 
     converted = _factory.with_count(_map(convert, state), states.num_update)
-    unused = [p for p in slots if ("v", p) not in used]
-    if unused:
-        raise ValueError(
-            f"state must have FTML's states of all parameters, got none of "
-            f"{unused}."
-        )
-    for path, some in slots.items():
-        if some.weight is not None and ("weight", path) not in used:
-            raise ValueError(
-                f"state must keep a float32 copy of {path!r}, as states do: "
-                "make the optimizer with multi_precision=True."
-            )
+    unused = [path for path in slots if ("v", path) not in used]
+    right = "FTML's for every parameter in states"
+    _checks.check(not unused, "state", right, f"none of {unused}")
+    copies = [path for path in slots if slots[path].weight is not None]
+    uncopied = [path for path in copies if ("weight", path) not in used]
+    right = "with float32 copies (multi_precision=True) where states has them"
+    _checks.check(not uncopied, "state", right, f"none of {uncopied}")
     return converted
 
 
@@ -201,11 +194,9 @@ def state_to_mxnet(
                 master.get(path),
             )
     keys = {path: key for key, path in paths.items()}
-    if len(keys) < len(paths) or set(slots) != set(keys):
-        raise ValueError(
-            f"paths must have each parameter of the state once, which are "
-            f"{sorted(slots)}, got {list(paths.values())}."
-        )
+    is_right = len(keys) == len(paths) and set(keys) == set(slots)
+    right = f"each parameter of the state once ({', '.join(slots)})"
+    _checks.check(is_right, "paths", right, list(paths.values()))
     inverse = {path: np.argsort(order) for path, order in (axes or {}).items()}
     for name, factors in (("lr_mult", lr_mult), ("wd_mult", wd_mult)):
         options[name] = {
@@ -248,11 +239,8 @@ def _weight(slots, weight):
 
 def _check_paths(paths, weights):
     unknown = [path for path in paths if path not in weights]
-    if unknown:
-        raise ValueError(
-            f"paths must lead to parameters, got {unknown}. The parameters are "
-            f"{', '.join(weights)}."
-        )
+    right = f"the names of parameters ({', '.join(weights)})"
+    _checks.check(not unknown, "paths", right, unknown)
 
 
 def _check_leader(path, slots, weight):
@@ -279,12 +267,10 @@ def _transpose(path, slots, weight, axes):
     slots = _states_file.FtmlSlots(
         *(x if x is None else np.transpose(x, order) for x in slots)
     )
-    if weight is not None and slots.d.shape != weight.shape:
-        raise ValueError(
-            f"states must have the shapes of params, but {path!r} has shape "
-            f"{weight.shape} and MXNet's d, v and z have {slots.d.shape}. "
-            "Transposed ones need an entry in axes."
-        )
+    if weight is not None:
+        is_right, got = slots.d.shape == weight.shape, slots.d.shape
+        right = f"of shape {weight.shape} for {path!r}, as axes make it"
+        _checks.check(is_right, "states", right, got)
     return slots
 
 
@@ -307,7 +293,5 @@ def _nodes(state):
 
 def _arrays(tree):
     """Returns the leaves by path, as NumPy's arrays."""
-    return {
-        _checks.path_name(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    leaves = map(np.asarray, jax.tree.leaves(tree))
+    return dict(zip(_checks.leaf_names(tree), leaves, strict=True))

@@ -1,31 +1,35 @@
-"""A prox for some leaves, another for others, none for the rest."""
+"""A prox for some leaves or subtrees, others for others, none for the rest."""
 
 from collections.abc import Mapping
 
 import jax
 
-from optax_ftml import _checks
+from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
+from optax_ftml.prox import _checks
 
 
 def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
-    """Gives each leaf the prox whose pattern its path matches.
+    """Gives leaves, and subtrees, the prox of their path.
 
     Each leaf is solved by itself: for a prox with ``axis=None`` it is a vector
-    of its own. Leaves that match no pattern are free.
+    of its own. A subtree is solved as a whole, as if there were no other
+    parameters. Leaves that match no key are free.
 
     Args:
-        proxes: Proxes by parameter path (keys joined by "/") or pattern of
-            paths (as in :mod:`fnmatch`), as ``lr_mult`` of
-            :func:`optax_ftml.mxnet.ftml`. A path goes before the patterns, and
-            an earlier pattern before a later one.
+        proxes: Proxes by the path of a leaf or of a subtree (keys joined by
+            "/"), or by a pattern of leaves' paths (as in :mod:`fnmatch`). A
+            path goes before the patterns, and an earlier pattern before a later
+            one. Paths and keys in the arguments of a subtree's prox are
+            relative to the subtree.
 
     Returns:
         A ``prox`` for :func:`optax_ftml.ftml`.
 
     Raises:
         TypeError: Keys that are not strings, values that are not functions.
-        ValueError: From the prox, a pattern that matches no leaf.
+        ValueError: From the prox, a key that matches no parameter, or the path
+            of what is within the subtree of another key.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -43,31 +47,48 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
         [0.5 0.5]
         >>> print(after["dense"]["kernel"], after["dense"]["bias"])
         [-1. -1.] [0.]
+
+        A subtree's prox gets all of it:
+
+        >>> f = optax_ftml.prox.by_path({
+        ...     "dense": optax_ftml.prox.box({"kernel": -0.5, "bias": 0.0}, 1.0)
+        ... })
+        >>> after = f(params, params)
+        >>> print(after["dense"]["kernel"], after["dense"]["bias"])
+        [-0.5 -0.5] [0.]
     """
-    if not isinstance(proxes, Mapping):
-        raise TypeError(
-            f"proxes must be a mapping from paths to proxes, got {proxes!r}."
-        )
+    right = "a mapping from parameter paths to proxes"
+    is_right = isinstance(proxes, Mapping)
+    _shared_checks.check(is_right, "proxes", right, repr(proxes), TypeError)
     proxes = dict(proxes)
-    for pattern, prox in proxes.items():
-        if not isinstance(pattern, str):
-            raise TypeError(
-                f"proxes must have parameter paths as keys, got {pattern!r}."
-            )
-        _checks.check_callable(f"proxes[{pattern!r}]", prox)
+    for key, prox in proxes.items():
+        is_right = isinstance(key, str)
+        _shared_checks.check(is_right, "proxes", right, repr(proxes), TypeError)
+        _shared_checks.check_callable(f"proxes[{key!r}]", prox)
 
+    @_checks.two_arguments
     def f(leader, step_size):
-        def solve(pattern, x, s):
-            return x if pattern is None else proxes[pattern](x, s)
+        subtrees = proxes.keys() - set(_shared_checks.leaf_names(leader))
 
-        return jax.tree.unflatten(
-            jax.tree.structure(leader),
-            map(
-                solve,
-                _checks.patterns_of("proxes", proxes, leader),
-                jax.tree.leaves(leader),
-                jax.tree.leaves(step_size),
-            ),
+        def is_subtree(path, x):
+            is_named = _shared_checks.spell(path) in subtrees
+            return is_named and bool(jax.tree.leaves(x))
+
+        parts, structure = jax.tree_util.tree_flatten_with_path(
+            leader, is_leaf=is_subtree, is_leaf_takes_path=True
+        )
+        for outer in subtrees & {_shared_checks.spell(p) for p, _ in parts}:
+            inner = [key for key in proxes if key.startswith(f"{outer}/")]
+            right = "a mapping with keys that are not within others"
+            got = f"{inner}, within {outer!r}"
+            _shared_checks.check(not inner, "proxes", right, got)
+        keys = _shared_checks.patterns_of(
+            "proxes", proxes, structure.unflatten(range(len(parts)))
+        )
+        steps = structure.flatten_up_to(step_size)
+        return structure.unflatten(
+            x if key is None else proxes[key](x, s)
+            for key, (_, x), s in zip(keys, parts, steps, strict=True)
         )
 
     return f

@@ -1,13 +1,16 @@
-"""Errors of the proxes, and the numbers a leaf that their arguments stand for.
+"""Errors of the proxes, and the numbers that their arguments stand for.
 
 What an argument says of itself is checked where a prox is made; whether it
 fits the parameters, where the prox first meets them.
 """
 
+import functools
 import numbers
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +23,35 @@ AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")
 FINITE = (np.isfinite, "finite")
 
+_Prox = TypeVar("_Prox", bound=Callable)
+
+
+def two_arguments(prox: _Prox) -> _Prox:
+    """Decorates a prox so that a call like a schedule's says what to do."""
+    right = (
+        "called with (leader, step_size); optax.inject_hyperparams calls it as "
+        "a schedule unless static_args names it"
+    )
+
+    @functools.wraps(prox)
+    def checked(*args, **kwargs):
+        count = len(args) + len(kwargs)
+        got = f"{count} of 2 arguments"
+        _checks.check(count == 2, "prox", right, got, TypeError)
+        return prox(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
 
 def check_numbers(name: str, tree: Any, *rules: tuple[Callable, str]) -> None:
     """Raises unless it is numbers and, as far as known, within the rules."""
     leaves = jax.tree.leaves(tree)
-    if not leaves or not all(is_number(x) for x in leaves):
-        raise TypeError(
-            f"{name} must be a number, an array or a tree of these, got "
-            f"{tree!r}."
-        )
-    for leaf in leaves:
+    is_right = leaves != [] and all(map(is_number, leaves))
+    right = "a number, an array or a tree of these"
+    _checks.check(is_right, name, right, repr(tree), TypeError)
+    for leaf in filter(is_known, leaves):
         for rule, words in rules:
-            if is_known(leaf) and not np.all(rule(np.asarray(leaf))):
-                raise ValueError(f"{name} must be {words}, got {leaf}.")
+            _checks.check(np.all(rule(np.asarray(leaf))), name, words, leaf)
 
 
 def is_number(x: Any) -> bool:
@@ -49,32 +68,35 @@ def is_known(*arrays: Any) -> bool:
 
 
 def check_axis(axis: Any, *, is_optional: bool = True) -> None:
-    """Raises unless it is an int, a tuple of distinct ints or None."""
-    if axis is None and is_optional:
-        return
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if not axes or not all(
-        isinstance(a, numbers.Integral) and not isinstance(a, bool)
-        for a in axes
-    ):
-        kinds = "an int or a tuple of ints" + (" or None" * is_optional)
-        raise TypeError(f"axis must be {kinds}, got {axis!r}.")
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"axis must be distinct axes, got {axis!r}.")
+    """Raises unless it is an int, distinct ints, None or a mapping to axes."""
+    right = "an int, a tuple of ints" + ", None" * is_optional
+    right += " or a mapping from paths to ints or tuples of ints"
+    is_mapping = isinstance(axis, Mapping)
+    for key, value in axis.items() if is_mapping else [("", axis)]:
+        axes = value if isinstance(value, tuple) else (value,)
+        is_right = isinstance(key, str) and all(map(_is_integer, axes))
+        is_right &= is_mapping or axes != ()
+        is_right |= axis is None and is_optional
+        _checks.check(is_right, "axis", right, repr(axis), TypeError)
+        is_right = len(set(axes)) == len(axes)
+        _checks.check(is_right, "axis", "distinct axes", repr(axis))
+
+
+def _is_integer(x):
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
 
 
 def check_one_axis(axis: Any) -> None:
     """Raises unless it is an int."""
-    if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
-        raise TypeError(f"axis must be an int, got {axis!r}.")
+    check_integer("axis", axis, None)
 
 
-def check_integer(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int | None) -> None:
     """Raises unless it is an integer, and at least so large."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    is_right = _is_integer(value)
+    _checks.check(is_right, name, "an integer", repr(value), TypeError)
+    is_right = least is None or value >= least
+    _checks.check(is_right, name, f"at least {least}", value)
 
 
 def leaves_of(
@@ -84,39 +106,29 @@ def leaves_of(
 
     The leaves are in at least float32, for the arithmetic.
     """
-    paths_and_leaders = jax.tree_util.tree_leaves_with_path(leader)
-    steps = jax.tree.leaves(step_size)
-    structure: Any = jax.tree.structure(leader)
-    if jax.tree.structure(step_size) != structure:
-        raise ValueError(
-            f"{name} must be given a step_size with the leader's tree "
-            f"structure, got {jax.tree.structure(step_size)} and {structure}."
-        )
-    paths = [_checks.path_name(path) for path, _ in paths_and_leaders]
-    leaders = [jnp.asarray(leaf) for _, leaf in paths_and_leaders]
-    kinds = "floating or complex" if is_complex else "floating"
-    allowed = jnp.inexact if is_complex else jnp.floating
-    for path, x in zip(paths, leaders, strict=True):
-        if not jnp.issubdtype(x.dtype, allowed):
-            raise TypeError(
-                f"{name} must be given {kinds} arrays, got leaf '{path}' of "
-                f"{x.dtype}."
-            )
-    leaders = [x.astype(_numerics.at_least_float32(x)) for x in leaders]
+    _checks.check_params(leader, f"{name}'s leader", is_complex=is_complex)
+    structure: Any = jax.tree.structure(step_size)
+    is_right = structure == jax.tree.structure(leader)
+    right = "a tree like the leader"
+    _checks.check(is_right, f"{name}'s step_size", right, structure)
+
+    def in_real_dtype(x, s):
+        return jnp.broadcast_to(jnp.asarray(s, real_dtype(x)), x.shape)
+
+    leader = jax.tree.map(
+        lambda x: jnp.asarray(x, _numerics.at_least_float32(x)), leader
+    )
     return (
-        paths,
-        leaders,
-        [
-            jnp.broadcast_to(jnp.asarray(s, real_dtype(x)), x.shape)
-            for s, x in zip(steps, leaders, strict=True)
-        ],
+        _checks.leaf_names(leader),
+        jax.tree.leaves(leader),
+        jax.tree.leaves(jax.tree.map(in_real_dtype, leader, step_size)),
     )
 
 
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
     """Returns the leaves as a tree with the leader's dtypes."""
     return jax.tree.map(
-        lambda given, leaf: _numerics.narrow(leaf, jnp.result_type(given)),
+        lambda given, leaf: leaf.astype(jnp.result_type(given)),
         leader,
         jax.tree.unflatten(jax.tree.structure(leader), leaves),
     )
@@ -144,50 +156,37 @@ def spread(
         like: The leaves.
         shapes: The shape to which the value of each leaf must broadcast.
     """
-    given = {
-        _checks.path_name(path): value
-        for path, value in jax.tree_util.tree_leaves_with_path(values)
+    given = dict(
+        zip(_checks.leaf_names(values), jax.tree.leaves(values), strict=True)
+    )
+    keys = {
+        path: key
+        for path in paths
+        for key in given
+        if key in ("", path) or path.startswith(key + "/")
     }
-    if list(given) == [""]:
-        chosen = dict.fromkeys(paths, "")
-    else:
-        chosen = {
-            path: key
-            for path in paths
-            for key in given
-            if path == key or path.startswith(key + "/")
-        }
-        wrong = {
-            "missing": [path for path in paths if path not in chosen],
-            "unexpected": sorted(set(given) - set(chosen.values())),
-        }
-        words = [
-            f"{what} {', '.join(some[:5])}"
-            for what, some in wrong.items()
-            if some
-        ]
-        if words:
-            raise ValueError(
-                f"{name} must be a number, an array or a tree with the "
-                "parameters' keys or the first of them, got "
-                f"{'; '.join(words)}."
-            )
+    missing = [path or "an array" for path in paths if path not in keys]
+    wrong = [f"missing {x}" for x in missing]
+    wrong += [f"unexpected {x}" for x in sorted(given.keys() - keys.values())]
+    right = "a number, an array or a tree with the parameters' keys"
+    if isinstance(values, list | tuple):
+        kind = type(values).__name__
+        right += f" (a {kind} is a tree; jnp.array makes it an array)"
+    _checks.check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
     return [
-        _shaped(name, given[chosen[path]], path, real_dtype(x), shape)
+        _shaped(name, given[keys[path]], path, real_dtype(x), shape)
         for path, x, shape in zip(paths, like, shapes, strict=True)
     ]
 
 
 def _shaped(name, value, path, dtype, shape):
-    if not broadcasts(jnp.shape(value), shape):
-        raise ValueError(
-            f"{name} must broadcast to shape {shape} for leaf '{path}', got "
-            f"shape {jnp.shape(value)}."
-        )
+    is_right = broadcasts(jnp.shape(value), shape)
+    right = f"of a shape that broadcasts to {shape} for {_checks.at(path)}"
+    _checks.check(is_right, name, right, f"shape {jnp.shape(value)}")
     # Known numbers stay NumPy's, so that they can be checked under jit.
     numpy = np if is_known(value) else jnp
     value = numpy.asarray(value).astype(dtype)
-    # As small as it is, lest it be worked on as large as the leaf.
+    # Broadcasting is left to XLA, which stores nothing as large as the leaf.
     return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
 
 
@@ -203,10 +202,8 @@ def check_normal(normal: Any) -> None:
     """Raises unless it is finite numbers and, as far as known, not all 0."""
     check_numbers("normal", normal, FINITE)
     leaves = jax.tree.leaves(normal)
-    if is_known(*leaves) and not any(np.any(x) for x in leaves):
-        raise ValueError(
-            f"normal must not be 0 in all of a slice, got {normal}."
-        )
+    is_right = not is_known(*leaves) or any(map(np.any, leaves))
+    _checks.check(is_right, "normal", "other than 0 in each slice", normal)
 
 
 def check_not_0(own: Any, offset: Any, normal: Any) -> None:
@@ -265,14 +262,8 @@ def check_bounds(lower: Any, upper: Any) -> None:
     lows, highs = jax.tree.leaves(lower), jax.tree.leaves(upper)
     lows *= len(highs) if len(lows) == 1 else 1
     highs *= len(lows) if len(highs) == 1 else 1
-    if len(lows) != len(highs):
-        raise ValueError(
-            "lower and upper must have the same tree structure, or one of them "
-            f"be a single array, got {lower} and {upper}."
-        )
+    right = "of the tree structure of upper, unless one is a single array"
+    _checks.check(len(lows) == len(highs), "lower", right, (lower, upper))
     for low, high in zip(lows, highs, strict=True):
-        if is_known(low, high) and not np.all(np.less_equal(low, high)):
-            raise ValueError(
-                "lower must be at most upper, got "
-                f"lower={low} and upper={high}."
-            )
+        is_right = not is_known(low, high) or np.all(np.less_equal(low, high))
+        _checks.check(is_right, "lower", "at most upper", (low, high))

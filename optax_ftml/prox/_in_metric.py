@@ -99,6 +99,7 @@ def in_metric(
         max_iterations=max_iterations,
     )
 
+    @_checks.two_arguments
     def prox(leader, step_size):
         _, x, s = _checks.leaves_of(
             "in_metric", leader, step_size, is_complex=True
@@ -118,7 +119,7 @@ def in_metric(
             largest, length = units
             tree = jax.tree.unflatten(treedef, _scaled(x, length))
             result = f(tree, alpha * largest)
-            _shared_checks.check_prox(result, tree)
+            _shared_checks.check_like_leader(result, tree)
             return _scaled(jax.tree.leaves(result), 1 / length)
 
         result = _solution(apply, solve, scaled, metric, units)

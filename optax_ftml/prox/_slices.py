@@ -255,6 +255,7 @@ def by_slice(
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
 
+    @_checks.two_arguments
     def f(leader, step_size):
         paths, x, s = _checks.leaves_of(
             name, leader, step_size, is_complex=is_complex

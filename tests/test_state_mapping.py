@@ -1,0 +1,118 @@
+"""Optimizer states are mapped, and placed on devices, in Optax's usual way.
+
+optax.tree_map_params calls init on a placeholder without leaves. So nothing
+that init checks may need the parameters' keys.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import mxnet
+from optax_ftml import prox
+
+PARAMS = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
+ZEROS = {"a": 0.0, "b": 0.0}
+ONES = {"a": 1.0, "b": jnp.ones(())}
+
+
+def own(leader, step_size):
+    del step_size
+    return {**leader, "a": jnp.maximum(leader["a"], 0)}
+
+
+ftml = optax_ftml.ftml
+OPTIMIZERS = {
+    "path": ftml(prox=prox.by_path({"a": prox.simplex(axis=-1)})),
+    "pattern": ftml(prox=prox.by_path({"*": prox.non_negative()})),
+    "tree of bounds": ftml(prox=prox.box(ZEROS, ONES)),
+    "tree of strengths": ftml(prox=prox.group_lasso(ONES, axis=-1)),
+    "tree of radii": ftml(prox=prox.l2_ball(ONES, axis=-1)),
+    "tree of normals": ftml(prox=prox.hyperplane(ONES, 0.0)),
+    "key of its own": ftml(prox=own),
+    "key of its own, b1 = 0": ftml(b1=0, prox=own),
+    "in_metric": ftml(prox=prox.in_metric(own)),
+    "lr_mult": mxnet.ftml(lr_mult={"a": 2.0}),
+    "wd_mult": mxnet.ftml(wd=0.1, wd_mult={"a": 2.0}),
+    "wd_mult without wd": mxnet.ftml(wd_mult={"a": 2.0}),
+}
+WRAPPERS = {
+    "alone": lambda optimizer: optimizer,
+    "partition": lambda optimizer: optax.partition(
+        {"on": optimizer, "off": optax.adam(0.1)}, {"a": "on", "b": "on"}
+    ),
+    "masked": lambda optimizer: optax.masked(optimizer, lambda _: True),
+    "chain": lambda optimizer: optax.chain(optax.clip(1.0), optimizer),
+    "inject_hyperparams": lambda optimizer: optax.inject_hyperparams(
+        lambda scale: optax.chain(optax.scale(scale), optimizer)
+    )(1.0),
+    "MultiSteps": lambda optimizer: optax.MultiSteps(optimizer, 2),
+    "with_master_params": optax_ftml.with_master_params,
+}
+
+
+def is_masked(x):
+    return isinstance(x, optax.MaskedNode)
+
+
+def map_state(optimizer, state, of_leaves, of_others):
+    return optax.tree_map_params(
+        optimizer,
+        lambda slot, of_leaf: slot if is_masked(slot) else of_leaf,
+        state,
+        of_leaves,
+        transform_non_params=lambda _: of_others,
+        is_leaf=is_masked,
+    )
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_slot_is_mapped_as_its_parameter(name, wrapper):
+    optimizer = WRAPPERS[wrapper](OPTIMIZERS[name])
+    state = jax.eval_shape(optimizer.init, PARAMS)
+    mapped = map_state(optimizer, state, {"a": "a", "b": "b"}, "other")
+    shapes = {(2, 3): "a", (3,): "b", (): "other"}
+    slots = [shapes[leaf.shape] for leaf in jax.tree.leaves(state)]
+    assert jax.tree.leaves(mapped) == slots
+    assert {"a", "b"} <= set(slots)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_jit_of_init_with_out_shardings(name):
+    optimizer = OPTIMIZERS[name]
+    mesh = jax.make_mesh((1,), ("x",))
+    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shardings = map_state(
+        optimizer,
+        jax.eval_shape(optimizer.init, PARAMS),
+        {"a": by_row, "b": everywhere},
+        everywhere,
+    )
+    state = jax.jit(optimizer.init, out_shardings=shardings)(PARAMS)
+    chex.assert_trees_all_equal(state, optimizer.init(PARAMS))
+    found = jax.tree.map(lambda x: x.sharding, state)
+    assert jax.tree.leaves(found) == jax.tree.leaves(shardings)
+
+
+@pytest.mark.parametrize("name", ["path", "key of its own", "lr_mult"])
+def test_init_takes_shapes_alone(name):
+    optimizer = OPTIMIZERS[name]
+    shapes = jax.eval_shape(lambda: PARAMS)
+    chex.assert_trees_all_equal(optimizer.init(shapes), optimizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", ["path", "tree of bounds", "lr_mult"])
+def test_fusion_report_of_a_partition_of_sharded_parameters(name):
+    optimizer = WRAPPERS["partition"](OPTIMIZERS[name])
+    mesh = jax.make_mesh((1,), ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding),
+        PARAMS,
+    )
+    assert optax_ftml.fusion_report(optimizer, params).leaves == 2
