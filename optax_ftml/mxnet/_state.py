@@ -10,6 +10,7 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml import _numerics
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
@@ -184,7 +185,7 @@ def state_to_mxnet(
         multipliers = _arrays(getattr(node, "multiplier", None))
         for path, v in _arrays(node.v).items():
             weight = master.get(path, weights[path])
-            d = _metric(v.astype(float), num_update, lr_mult[path], options)
+            d = _metric(v, num_update, lr_mult[path], options)
             z = -(multipliers.get(path, 0) + d * weight.astype(float))
             dtype = weight.dtype
             slots[path] = _states_file.FtmlSlots(
@@ -221,9 +222,14 @@ def _metric(v, num_update, lr_mult, options):
     )
     lr = float(lr(num_update - 1) if callable(lr) else lr) * lr_mult
     if num_update == 0 or lr == 0:
-        return np.zeros_like(v)
-    b1, b2, eps = (float(options[n]) for n in ("beta1", "beta2", "epsilon"))
-    denominator = np.sqrt(v / (1 - b2**num_update)) + eps
+        return np.zeros(v.shape)
+    # Rounded as in the update, which fits the bias corrections to v.
+    dtype = _numerics.at_least_float32(v)
+    b1, b2, eps = (
+        float(np.asarray(options[name], dtype))
+        for name in ("beta1", "beta2", "epsilon")
+    )
+    denominator = np.sqrt(v.astype(float) / (1 - b2**num_update)) + eps
     return (1 - b1**num_update) / lr * denominator
 
 
