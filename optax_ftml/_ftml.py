@@ -525,10 +525,9 @@ def proximal_adam(
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
-        grads = _map(_numerics.widen, updates, state.mu)
-        directions, state = adam.update(grads, state)
-        c = _scalars([directions], state.count, lr, b1, b2, eps, eps_root)
-        leader = _map(_descend, params, directions, c)
+        u, state = adam.update(_map(_numerics.widen, updates, state.mu), state)
+        c = _scalars([u], state.count, lr, b1, b2, eps, eps_root)
+        leader = _map(_descend, params, u, c)
         step_sizes = _map(_step_size, state.nu, leader, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
@@ -584,9 +583,10 @@ def multipliers(state: optax.OptState) -> optax.Params:
 
     states = filter(is_ftml, jax.tree.leaves(state, is_leaf=is_ftml))
     found = [s.multiplier for s in states if s.multiplier is not None]
-    right = "of ftml with a prox and a b1 that is not the number 0"
-    got = "a state without a multiplier, as proximal_adam's"
-    _checks.check(found, "state", right, got)
+    right = (
+        "of ftml with a prox and b1 not 0 (proximal_adam keeps no multiplier)"
+    )
+    _checks.check(found, "state", right, "a state without a multiplier")
     return functools.reduce(_merge, found)
 
 

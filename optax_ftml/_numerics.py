@@ -5,6 +5,7 @@ here: dtypes of at least float32, 1 - b^t without cancellation, the bound on a
 gradient, and an update that does not lead beyond its target.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -47,7 +48,8 @@ def one_minus_power(b: jax.Array, t: jax.Array) -> jax.Array:
 def at_least_float32(*arrays):
     """Returns the widest dtype of float32 and the arrays'."""
     # NumPy's promotion, which jax_numpy_dtype_promotion="strict" allows.
-    return np.result_type(np.float32, *map(jnp.result_type, arrays))
+    dtypes = map(jnp.result_type, arrays)
+    return functools.reduce(np.promote_types, dtypes, np.dtype("float32"))
 
 
 def widen(x, other):
