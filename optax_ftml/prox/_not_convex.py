@@ -57,35 +57,68 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0, _checks.FINITE)
     _slices.check_axis(axis)
 
-    # 1 + mu s is 1 - s + nu s, where s is at most 1 and nu at least 0.
-    def theta(nu, x, s, radius):
-        factor = _search.quotient(radius, radius * (1 - s) + nu * s)
+    # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
+    def theta(nu, x, s, rest, radius):
+        factor = _search.quotient(radius, radius * rest + nu * s)
         return x * factor.astype(x.dtype)
 
-    def square(nu, x, s, radius):
-        below = radius * (1 - s) + nu * s
+    def square(nu, x, s, rest, radius):
+        below = radius * rest + nu * s
         return jnp.square(_search.quotient(jnp.abs(x), below))
 
-    def start(x, s, radius):
-        return (jnp.abs(x) - radius * (1 - s)) / s
+    def start(x, s, rest, radius):
+        return (jnp.abs(x) - radius * rest) / s
+
+    def rest_of(largest, s):
+        # Where s is the largest, exactly 0 however s has been rounded.
+        quotient = s / jax.lax.stop_gradient(s)
+        return 1 - jnp.where(s >= largest, quotient, s)
 
     def solve(slices, radius):
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
         s = slices.map(jnp.divide, s, largest)
+        largest = jax.lax.stop_gradient(slices.max(s))
+        rest = slices.map(rest_of, largest, s)
+        arguments = slices.x, s, rest, radius
         nu = _search.multiplier(
             slices,
             theta,
             square,
             _search.reciprocal_norm,
             start,
-            slices.x,
-            s,
-            radius,
+            *arguments,
             steps=14,
         )
-        points = slices.map(theta, nu, slices.x, s, radius)
-        return points
+        # Where nothing else has the norm, those of the largest s share it.
+        zero = jnp.zeros_like(nu)
+        found = slices.sum(slices.map(square, zero, *arguments))
+        is_short = found < 1
+        count = slices.sum(slices.map(lambda rest: (rest == 0) * 1, rest))
+        lack = jnp.where(is_short, 1 - found, 1) / count
+        share = jnp.where(is_short, radius * jnp.sqrt(lack), 0)
+        nu = jnp.where(is_short, 1, nu)
+        points = slices.map(theta, nu, *arguments)
+        points = slices.map(
+            lambda is_short, share, p, rest, x: jnp.where(
+                is_short,
+                jnp.where(rest == 0, share, x / jnp.where(rest == 0, 1, rest)),
+                p,
+            ),
+            is_short,
+            share,
+            points,
+            rest,
+            slices.x,
+        )
+
+        ratios = slices.map(
+            lambda x, r: jnp.square(_search.quotient(jnp.abs(x), r)),
+            slices.x,
+            radius,
+        )
+        is_feasible = jnp.abs(slices.sum(ratios) - 1) <= slices.rounding
+        return slices.where(is_feasible, slices.x, points)
 
     return _slices.by_slice(
         "l2_sphere",

@@ -92,7 +92,8 @@ def _divide_by_slope(linear, y):
 def _halley(slices, term, left, first, arguments, steps):
     most = float(jnp.finfo(slices.dtype).max) / 8
 
-    def step(_, mu):
+    def step(_, carry):
+        mu, least = carry
         # In units of mu, in which no derivative is huge.
         unit = jnp.where(mu == 0, 1, jnp.abs(mu))
 
@@ -106,12 +107,14 @@ def _halley(slices, term, left, first, arguments, steps):
         value, slope, bend = _two_derivatives(
             lambda t: left(value + t * (slope + t * bend / 2)), mu
         )
+        least = jnp.where(value >= 0, jnp.maximum(mu, least), least)
         slope = jnp.where(slope < 0, slope, -jnp.inf)
         newton = -value / slope
         rise = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
-        return jnp.clip(mu + unit * rise, first, most)
+        return jnp.clip(mu + unit * rise, least, most), least
 
-    return jax.lax.fori_loop(0, steps, step, first)
+    start = first, jnp.full_like(first, -most)
+    return jax.lax.fori_loop(0, steps, step, start)[0]
 
 
 def _two_derivatives(f, like):
@@ -127,7 +130,7 @@ def _two_derivatives(f, like):
 
 @jax.custom_jvp
 def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x / y for y >= 0, at most 2^50, with derivatives of quotients alone.
+    """Returns x / y for y >= 0, at most 2^50, its derivatives too.
 
     Those of a division have y^2 in them, which is 0 or infinite too soon.
     """
@@ -143,7 +146,7 @@ def _quotient_jvp(primals, tangents):
 
 
 def reciprocal_norm(squares: jax.Array) -> jax.Array:
-    """The left side 1 - 1 / norm, close to linear in mu, for sums of squares."""
+    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu."""
     tiny = float(jnp.finfo(squares.dtype).tiny)
     return 1 - jax.lax.rsqrt(jnp.maximum(squares, tiny))
 
