@@ -59,12 +59,11 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
 
     # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
     def theta(nu, x, s, rest, radius):
-        factor = _search.quotient(radius, radius * rest + nu * s)
-        return x * factor.astype(x.dtype)
+        below = radius * rest + nu * s
+        return x * (radius / jnp.where(below > 0, below, 1)).astype(x.dtype)
 
     def square(nu, x, s, rest, radius):
-        below = radius * rest + nu * s
-        return jnp.square(_search.quotient(jnp.abs(x), below))
+        return _search.squared_ratio(x, radius * rest + nu * s)
 
     def start(x, s, rest, radius):
         return (jnp.abs(x) - radius * rest) / s
@@ -113,7 +112,7 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         )
 
         ratios = slices.map(
-            lambda x, r: jnp.square(_search.quotient(jnp.abs(x), r)),
+            _search.squared_ratio,
             slices.x,
             radius,
         )

@@ -19,11 +19,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from optax_ftml import _numerics
 from optax_ftml.prox import _slices
 
 # By the bytes of a number: enough for norms over eight decades of step sizes in
 # float32, and over all of them in float64.
 HALLEY_STEPS = {4: 6, 8: 14}
+BISECTION = "bisection"
 
 
 def multiplier(
@@ -31,7 +33,7 @@ def multiplier(
     theta: Callable,
     term: Callable,
     left: Callable,
-    start: Callable | None,
+    start: Callable | str | None,
     *arguments: _slices.Arrays | jax.Array,
     at_most: bool = False,
     steps: int | None = None,
@@ -47,7 +49,7 @@ def multiplier(
         term: What is summed.
         left: The left side. It falls with the sum.
         start: Where Halley's method begins, from where it does not overshoot;
-            None to bisect instead.
+            None for 0, and BISECTION to bisect instead.
         *arguments: What the functions are given after mu.
         at_most: Whether mu is at least 0.
         steps: How many of Halley's steps to take.
@@ -67,17 +69,18 @@ def multiplier(
         stays &= (left(found + slack) >= 0) & slices.all(is_same)
 
     def solve(_, first):
-        if start is None:
+        if start == BISECTION:
             most = jnp.full_like(zero, jnp.finfo(slices.dtype).max)
             least = first if at_most else -most
             return bisect(lambda mu: left_of(mu) >= 0, least, most)
         steps_ = steps or HALLEY_STEPS[slices.dtype.itemsize]
         return _halley(slices, term, left, first, arguments, steps_)
 
-    first = zero
-    if start is not None:
+    if callable(start):
         first = slices.max(slices.map(start, *arguments))
         first = jnp.maximum(first, 0) if at_most else first
+    else:
+        first = zero
     mu = jax.lax.custom_root(
         left_of, jax.lax.stop_gradient(first), solve, _divide_by_slope
     )
@@ -100,9 +103,8 @@ def _halley(slices, term, left, first, arguments, steps):
         def derivatives(mu, unit, *others):
             return _two_derivatives(lambda t: term(mu + unit * t, *others), mu)
 
-        terms = slices.map(derivatives, mu, unit, *arguments)
-        value, slope, bend = (
-            slices.sum(list(t)) for t in zip(*terms, strict=True)
+        value, slope, bend = slices.sums(
+            slices.map(derivatives, mu, unit, *arguments)
         )
         value, slope, bend = _two_derivatives(
             lambda t: left(value + t * (slope + t * bend / 2)), mu
@@ -128,21 +130,22 @@ def _two_derivatives(f, like):
     return value, slope, bend
 
 
+def squared_ratio(x: jax.Array, below: jax.Array) -> jax.Array:
+    """Returns abs(x / below)^2 for below >= 0, the term of norms."""
+    return jnp.square(jnp.abs(x) * _reciprocal(below))
+
+
 @jax.custom_jvp
-def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns x / y for y >= 0, at most 2^50, its derivatives too.
-
-    Those of a division have y^2 in them, which is 0 or infinite too soon.
-    """
-    size = jnp.abs(x) * 2.0**-50
-    tiny = jnp.finfo(y.dtype).tiny
-    return x / jnp.maximum(y, jnp.maximum(size, tiny))
+def _reciprocal(y):
+    return 1 / jnp.maximum(y, 1 / _numerics.bound(y.dtype))
 
 
-@quotient.defjvp
-def _quotient_jvp(primals, tangents):
-    (x, y), (dx, dy) = primals, tangents
-    return quotient(x, y), quotient(dx, y) - quotient(x, y) * quotient(dy, y)
+@_reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    # The derivative of a division has y^2 in it, which may be 0 or infinite.
+    (y,), (dy,) = primals, tangents
+    result = _reciprocal(y)
+    return result, -result * (result * dy)
 
 
 def reciprocal_norm(squares: jax.Array) -> jax.Array:

@@ -170,11 +170,11 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _slices.check_axis(axis)
 
     def theta(mu, x, s, radius):
-        factor = _search.quotient(radius, radius + mu * s)
-        return x * factor.astype(x.dtype)
+        below = radius + mu * s
+        return x * (radius / jnp.where(below > 0, below, 1)).astype(x.dtype)
 
     def square(mu, x, s, radius):
-        return jnp.square(_search.quotient(jnp.abs(x), radius + mu * s))
+        return _search.squared_ratio(x, radius + mu * s)
 
     def solve(slices, radius):
         radius = jnp.minimum(radius, jnp.finfo(radius.dtype).max)
@@ -272,7 +272,7 @@ def _flat(name, normal, offset, axis, at_most):
             offset,
             normal,
             at_most=at_most,
-            start=lambda x, *_: jnp.zeros_like(x),
+            start=None,
             steps=1,
         )
 
@@ -362,7 +362,7 @@ def _section(
     *,
     at_most: bool,
     term: Callable | None = None,
-    start: Callable | None = None,
+    start: Callable | str | None = _search.BISECTION,
     steps: int | None = None,
 ) -> _slices.Arrays:
     """Returns theta = clip(x - mu s a, *bounds) with a . theta = target."""
