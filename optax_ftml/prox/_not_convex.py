@@ -58,15 +58,15 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _slices.check_axis(axis)
 
     # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
-    def theta(nu, x, s, rest, radius):
-        below = radius * rest + nu * s
-        return x * (radius / jnp.where(below > 0, below, 1)).astype(x.dtype)
+    def theta(nu, x, s, rest, _):
+        below = rest + nu * s
+        return x / jnp.where(below > 0, below, 1).astype(x.dtype)
 
     def square(nu, x, s, rest, radius):
-        return _search.squared_ratio(x, radius * rest + nu * s)
+        return _search.squared_ratio(x, radius * (rest + nu * s))
 
     def start(x, s, rest, radius):
-        return (jnp.abs(x) - radius * rest) / s
+        return (jnp.abs(x) / radius - rest) / s
 
     def rest_of(largest, s):
         # Where s is the largest, exactly 0 however s has been rounded.

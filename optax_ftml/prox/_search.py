@@ -14,10 +14,12 @@ The number of steps is fixed: if the last slice to converge ended the loop,
 devices would ask each other after each step.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _slices
@@ -130,9 +132,27 @@ def _two_derivatives(f, like):
     return value, slope, bend
 
 
+@jax.custom_jvp
 def squared_ratio(x: jax.Array, below: jax.Array) -> jax.Array:
-    """Returns abs(x / below)^2 for below >= 0, the term of norms."""
+    """Returns abs(x / below)^2 for below >= 0, the term of norms.
+
+    Its derivatives are its multiples, which neither over- nor underflow.
+    """
     return jnp.square(jnp.abs(x) * _reciprocal(below))
+
+
+@functools.partial(squared_ratio.defjvp, symbolic_zeros=True)
+def _squared_ratio_jvp(primals, tangents):
+    (x, below), (dx, dbelow) = primals, tangents
+    value, inverse = squared_ratio(x, below), _reciprocal(below)
+    change = jnp.zeros_like(value)
+    if not isinstance(dbelow, SymbolicZero):
+        change = -2 * value * (inverse * dbelow)
+    if not isinstance(dx, SymbolicZero):
+        inverse = inverse.astype(x.dtype)
+        product = jnp.real(x * inverse * jnp.conj(dx * inverse))
+        change += 2 * product
+    return value, change
 
 
 @jax.custom_jvp
@@ -142,10 +162,8 @@ def _reciprocal(y):
 
 @_reciprocal.defjvp
 def _reciprocal_jvp(primals, tangents):
-    # The derivative of a division has y^2 in it, which may be 0 or infinite.
-    (y,), (dy,) = primals, tangents
-    result = _reciprocal(y)
-    return result, -result * (result * dy)
+    inverse = _reciprocal(*primals)
+    return inverse, -inverse * (inverse * tangents[0])
 
 
 def reciprocal_norm(squares: jax.Array) -> jax.Array:

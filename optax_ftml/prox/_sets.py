@@ -169,26 +169,30 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
     _slices.check_axis(axis)
 
-    def theta(mu, x, s, radius):
-        below = radius + mu * s
-        return x * (radius / jnp.where(below > 0, below, 1)).astype(x.dtype)
+    def theta(mu, x, s, _):
+        return x / (1 + mu * s).astype(x.dtype)
 
     def square(mu, x, s, radius):
-        return _search.squared_ratio(x, radius + mu * s)
+        return _search.squared_ratio(x, radius * (1 + mu * s))
+
+    def start(x, s, radius):
+        return jnp.maximum(jnp.abs(x) / radius - 1, 0) / s
 
     def solve(slices, radius):
-        radius = jnp.minimum(radius, jnp.finfo(radius.dtype).max)
-        arguments = slices.x, slices.relative_step_sizes(), radius
+        largest = jnp.finfo(radius.dtype).max
+        some = jnp.where(radius > 0, jnp.minimum(radius, largest), 1)
+        arguments = slices.x, slices.relative_step_sizes(), some
         mu = _search.multiplier(
             slices,
             theta,
             square,
             _search.reciprocal_norm,
-            lambda x, s, radius: jnp.maximum(jnp.abs(x) - radius, 0) / s,
+            start,
             *arguments,
             at_most=True,
         )
-        return slices.map(theta, mu, *arguments)
+        theta_ = slices.map(theta, mu, *arguments)
+        return slices.map(lambda r, t: jnp.where(r > 0, t, 0), radius, theta_)
 
     return _slices.by_slice(
         "l2_ball",
