@@ -167,9 +167,13 @@ def _reciprocal_jvp(primals, tangents):
 
 
 def reciprocal_norm(squares: jax.Array) -> jax.Array:
-    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu."""
-    tiny = float(jnp.finfo(squares.dtype).tiny)
-    return 1 - jax.lax.rsqrt(jnp.maximum(squares, tiny))
+    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu.
+
+    It is constant for norms below 1e-6, which are far inside.
+    """
+    is_small = squares < 1e-12
+    norm = jax.lax.rsqrt(jnp.where(is_small, 1, squares))
+    return jnp.where(is_small, -1e6, 1 - norm)
 
 
 def bisect(

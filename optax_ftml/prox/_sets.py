@@ -372,7 +372,7 @@ def _section(
     """Returns theta = clip(x - mu s a, *bounds) with a . theta = target."""
 
     def theta(mu, x, s, a, *bounds):
-        return jnp.clip(x - mu * (s * a), *bounds)
+        return _clip(x - mu * (s * a), *bounds)
 
     def product(mu, x, s, a, *bounds):
         return a * theta(mu, x, s, a, *bounds)
@@ -397,16 +397,16 @@ def _settled(slices, mu, target, x, s, normal, *bounds):
 
     def unclipped(mu, x, s, a, *bounds):
         y = x - mu * (s * a)
-        at = jnp.clip(y, *bounds)
+        at = _clip(y, *bounds)
         is_near = jnp.abs(y - at) <= 4 * eps * (jnp.abs(x) + jnp.abs(at))
         return jnp.where(is_near, at, y)
 
     def excess(y, a, *bounds):
-        return a * jnp.clip(y, *bounds)
+        return a * _clip(y, *bounds)
 
     def free(y, s, a, *bounds):
         # What is at a bound counts as free, so that no step goes too far.
-        return jnp.where(y == jnp.clip(y, *bounds), s * a * a, 0)
+        return jnp.where(y == _clip(y, *bounds), s * a * a, 0)
 
     y = slices.map(unclipped, mu, x, s, normal, *bounds)
     for _ in range(3):
@@ -418,4 +418,11 @@ def _settled(slices, mu, target, x, s, normal, *bounds):
         y = slices.map(
             lambda step, y, s, a: y - step * (s * a), step, y, s, normal
         )
-    return slices.map(jnp.clip, y, *bounds)
+    return slices.map(_clip, y, *bounds)
+
+
+def _clip(x, lower=None, upper=None):
+    # At a bound the derivative is the bound's, as it is beyond.
+    if lower is None:
+        return x
+    return jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))
