@@ -95,7 +95,7 @@ def _divide_by_slope(linear, y):
 
 
 def _halley(slices, term, left, first, arguments, steps):
-    most = float(jnp.finfo(slices.dtype).max) / 8
+    most = float(jnp.finfo(slices.dtype).max) ** 0.75
 
     def step(_, carry):
         mu, least = carry
