@@ -117,7 +117,7 @@ def _halley(slices, term, left, first, arguments, steps):
         rise = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
         return jnp.clip(mu + unit * rise, least, most), least
 
-    start = first, jnp.full_like(first, -most)
+    start = jnp.minimum(first, most), jnp.full_like(first, -most)
     return jax.lax.fori_loop(0, steps, step, start)[0]
 
 
