@@ -263,6 +263,12 @@ def check_axis(axis: Any, *, is_optional: bool = True) -> None:
             _checks.check_axis(axes)
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+
+
 def _groups(name, axis, leader, paths, shapes):
     """Returns groups of leaves with slices in common: the axes, by number."""
     if isinstance(axis, Mapping):
