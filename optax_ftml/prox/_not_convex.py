@@ -5,6 +5,7 @@ where it starts.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,8 @@ import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
-from optax_ftml.prox._slices import each
 
 
 def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -55,36 +55,70 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Statistical Computing 4(3), 1983
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, radius):
-        metric = own.metric()
-        safe = jnp.where(radius > 0, radius, 1)
-        # 1 + mu s is rest + nu s, where nu is at least 0.
-        rest = each(lambda s: jnp.maximum(1 - s, 0), metric)
-        scaled = own.each(jnp.multiply, safe, rest)
-        nu, below = _root.secular(
-            own, scaled, lambda factor: own.each(jnp.multiply, factor, metric)
+    # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
+    def theta(nu, x, s, rest, radius):
+        factor = _search.quotient(radius, radius * rest + nu * s)
+        return x * factor.astype(x.dtype)
+
+    def square(nu, x, s, rest, radius):
+        below = radius * rest + nu * s
+        return jnp.square(_search.quotient(jnp.abs(x), below))
+
+    def start(x, s, rest, radius):
+        return (jnp.abs(x) - radius * rest) / s
+
+    def rest_of(largest, s):
+        # Where s is the largest, exactly 0 however s has been rounded.
+        quotient = s / jax.lax.stop_gradient(s)
+        return 1 - jnp.where(s >= largest, quotient, s)
+
+    def solve(slices, radius):
+        s = slices.relative_step_sizes()
+        largest = jax.lax.stop_gradient(slices.max(s))
+        s = slices.map(jnp.divide, s, largest)
+        largest = jax.lax.stop_gradient(slices.max(s))
+        rest = slices.map(rest_of, largest, s)
+        arguments = slices.x, s, rest, radius
+        nu = _search.multiplier(
+            slices,
+            theta,
+            square,
+            _search.reciprocal_norm,
+            start,
+            *arguments,
+            steps=14,
         )
-        points = own.each(lambda r, x, q: x / q * r, safe, own.x, below)
-        ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)
-        found = own.sum(each(jnp.square, ratios))
-        is_free = each(
-            lambda a: (a < jnp.finfo(a.dtype).eps).astype(a.dtype), rest
+        # Where nothing else has the norm, those of the largest s share it.
+        zero = jnp.zeros_like(nu)
+        found = slices.sum(slices.map(square, zero, *arguments))
+        is_short = found < 1
+        count = slices.sum(slices.map(lambda rest: (rest == 0) * 1, rest))
+        lack = jnp.where(is_short, 1 - found, 1) / count
+        share = jnp.where(is_short, radius * jnp.sqrt(lack), 0)
+        nu = jnp.where(is_short, 1, nu)
+        points = slices.map(theta, nu, *arguments)
+        points = slices.map(
+            lambda is_short, share, p, rest, x: jnp.where(
+                is_short,
+                jnp.where(rest == 0, share, x / jnp.where(rest == 0, 1, rest)),
+                p,
+            ),
+            is_short,
+            share,
+            points,
+            rest,
+            slices.x,
         )
-        is_short = (found < 1 - own.rounding) & (nu == 0)
-        lack = jnp.where(is_short, 1 - found, 1) / own.sum(is_free)
-        lack = jnp.where(is_short, safe * jnp.sqrt(lack), 0)
-        points = own.each(
-            lambda l, p, free: p + l * free, lack, points, is_free
+
+        ratios = slices.map(
+            lambda x, r: jnp.square(_search.quotient(jnp.abs(x), r)),
+            slices.x,
+            radius,
         )
-        points = own.each(
-            lambda keep, p: p * keep, (radius > 0).astype(own.dtype), points
-        )
-        ratios = own.each(lambda r, x: jnp.abs(x) / r, safe, own.x)
-        squares = own.sum(each(jnp.square, ratios))
-        is_feasible = jnp.abs(squares - 1) <= own.rounding
-        return own.where(is_feasible & (radius > 0), own.x, points)
+        is_feasible = jnp.abs(slices.sum(ratios) - 1) <= slices.rounding
+        return slices.where(is_feasible, slices.x, points)
 
     return _slices.by_slice(
         "l2_sphere",
@@ -128,27 +162,32 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         Computational Harmonic Analysis 27(3), 2009
     """
     _checks.check_integer("k", k, 0)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own):
+    def solve(slices):
         # What leaving a number out costs.
-        cost = each(
-            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(own.dtype),
-            own.x,
-            own.metric(),
+        cost = slices.map(
+            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(slices.dtype),
+            slices.x,
+            slices.relative_step_sizes(),
         )
-        room = min(int(k), own.size)
-        edge = _edge(own, cost, room)
-        ties = each(
-            lambda c, place: jnp.where(c == edge, place, -1), cost, _places(own)
+        room = jnp.full(slices.shape, min(int(k), slices.size), jnp.int32)
+        edge = _edge(slices, cost, room)
+        ties = slices.map(
+            lambda edge, c, place: jnp.where(c == edge, place, -1),
+            edge,
+            cost,
+            _places(slices),
         )
-        above = own.count(each(lambda c: c > edge, cost))
-        last = _edge(own, ties, room - above)
-        return each(
-            lambda x, c, tie: jnp.where(
+        above = slices.sum(slices.map(jnp.greater, cost, edge))
+        last = _edge(slices, ties, room - above)
+        return slices.map(
+            lambda edge, last, x, c, tie: jnp.where(
                 (c < edge) | ((c == edge) & (tie < last)), 0, x
             ),
-            own.x,
+            edge,
+            last,
+            slices.x,
             cost,
             ties,
         )
@@ -156,27 +195,29 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     return _slices.by_slice("top_k", solve, axis, is_complex=True)
 
 
-def _edge(own, keys, room):
+def _edge(slices, keys, room):
     """The largest number, from 0, that at least so many keys reach."""
     dtype = keys[0].dtype
     info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
-    return _root.bisect(
-        lambda edge: own.count(each(lambda key: key >= edge, keys)) >= room,
-        own.full(0, dtype),
-        own.full(info(dtype).max, dtype),
+    return _search.bisect(
+        lambda edge: (
+            slices.sum(slices.map(jnp.greater_equal, keys, edge)) >= room
+        ),
+        jnp.zeros(slices.shape, dtype),
+        jnp.full(slices.shape, info(dtype).max, dtype),
     )
 
 
-def _places(own):
+def _places(slices):
     """Numbers those of each slice from its last, 0, to its first."""
     places, before = [], 0
-    for x in own.x:
+    for x, axes in zip(slices.x, slices.axes, strict=True):
         place = jnp.zeros(x.shape, jnp.int32)
-        for i in _slices.axes_of(x.shape, own.axis):
+        for i in axes:
             iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, i)
             place = place * x.shape[i] + iota
-        places.append(own.size - 1 - before - place)
-        before += x.size
+        places.append(slices.size - 1 - before - place)
+        before += math.prod(x.shape[i] for i in axes)
     return places
 
 
@@ -213,7 +254,7 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
     if not known.size:
         raise ValueError(f"values must have at least one level, got {values}.")
 
-    def solve(own):
+    def solve(slices):
         def nearest(x):
             steps = known.astype(x.dtype)
             result = jnp.full_like(x, steps[0])
@@ -221,6 +262,6 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
                 result = jnp.where(x - low > high - x, high, result)
             return jnp.where(jnp.isnan(x), x, result)
 
-        return each(nearest, own.x)
+        return slices.map(nearest, slices.x)
 
     return _slices.by_slice("levels", solve, ())

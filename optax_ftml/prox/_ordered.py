@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
 
 
@@ -53,10 +53,9 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
             f"decreasing must be True or False, got {decreasing!r}."
         )
 
-    def solve(own):
-        x, weight = (
-            jnp.moveaxis(a, axis, -1) for a in (own.x[0], 1 / own.metric()[0])
-        )
+    def solve(slices):
+        (x,), (s,) = slices.x, slices.relative_step_sizes()
+        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, 1 / s))
         in_order = jnp.vectorize(_in_order, signature="(n),(n)->(n)")
         x = -in_order(-x, weight) if decreasing else in_order(x, weight)
         return [jnp.moveaxis(x, -1, axis)]
@@ -90,7 +89,7 @@ def _merge(x, weight):
     halves = jax.lax.stop_gradient((x, weight))
     end, begin = halves[0][0, -1], halves[0][1, 0]
     # In order they need no move, and v is the end of the left half.
-    v = _root.bisect(
+    v = _search.bisect(
         lambda v: excess(v, *halves) >= 0, jnp.minimum(begin, end), end
     )
     mass = jnp.sum(jnp.where(sign * (x - v) >= 0, weight, 0))

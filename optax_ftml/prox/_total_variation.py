@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
 
 
@@ -58,16 +58,15 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     )
     _checks.check_one_axis(axis)
 
-    def solve(own, strength):
-        (x,), (s,) = own.x, own.s
+    def solve(slices, strength):
+        (x,), (s,) = slices.x, slices.penalty_step_sizes()
         # Steps of less do not move; a strength of more leaves no jumps either.
         weight = 1 / jnp.maximum(s, 1 / _numerics.bound(s.dtype))
         strength = jnp.minimum(strength, _largest(s.dtype) / 8)
-        fused = jnp.vectorize(_fused, signature="(n),(n),(m)->(n)")(
-            *(jnp.moveaxis(a, axis, -1) for a in (x, weight, strength))
-        )
-        stays = (s == 0) | own.all([_numerics.is_unresisted(s)])
-        return [jnp.where(stays, x, jnp.moveaxis(fused, -1, axis))]
+        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, weight))
+        fused = jnp.vectorize(_fused, signature="(n),(n),()->(n)")
+        theta = jnp.moveaxis(fused(x, weight, strength), -1, axis)
+        return slices.map(jnp.where, [s == 0], slices.x, [theta])
 
     return _slices.by_slice(
         "total_variation", solve, axis, slice_numbers={"strength": strength}
@@ -80,7 +79,7 @@ def _largest(dtype):
 
 @jax.custom_jvp
 def _fused(x, weight, strength):
-    return _root.bisect(
+    return _search.bisect(
         lambda t: _reaches(t, x, weight, strength),
         jnp.full_like(x, jnp.min(x)),
         jnp.full_like(x, jnp.max(x)),
