@@ -58,23 +58,23 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _slices.check_axis(axis)
 
     # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
-    def theta(nu, x, s, rest, radius):
-        factor = _search.quotient(radius, radius * rest + nu * s)
-        return x * factor.astype(x.dtype)
+    def theta(nu, x, s, rest, _):
+        below = rest + nu * s
+        return x / jnp.where(below > 0, below, 1).astype(x.dtype)
 
     def square(nu, x, s, rest, radius):
-        below = radius * rest + nu * s
-        return jnp.square(_search.quotient(jnp.abs(x), below))
+        return _search.squared_ratio(x, radius * (rest + nu * s))
 
     def start(x, s, rest, radius):
-        return (jnp.abs(x) - radius * rest) / s
+        return (jnp.abs(x) / radius - rest) / s
 
     def rest_of(largest, s):
         # Where s is the largest, exactly 0 however s has been rounded.
         quotient = s / jax.lax.stop_gradient(s)
         return 1 - jnp.where(s >= largest, quotient, s)
 
-    def solve(slices, radius):
+    def solve(slices, given):
+        radius = jnp.where(given > 0, given, 1)
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
         s = slices.map(jnp.divide, s, largest)
@@ -90,35 +90,40 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
             *arguments,
             steps=14,
         )
-        # Where nothing else has the norm, those of the largest s share it.
-        zero = jnp.zeros_like(nu)
-        found = slices.sum(slices.map(square, zero, *arguments))
-        is_short = found < 1
-        count = slices.sum(slices.map(lambda rest: (rest == 0) * 1, rest))
-        lack = jnp.where(is_short, 1 - found, 1) / count
-        share = jnp.where(is_short, radius * jnp.sqrt(lack), 0)
-        nu = jnp.where(is_short, 1, nu)
+        # Where there is no such nu, those of the largest s share what lacks.
+        is_free = slices.map(lambda rest: rest == 0, rest)
+        outside = slices.map(
+            lambda r, x, rest, free: jnp.where(
+                free, 0, _search.squared_ratio(x, r * jnp.where(free, 1, rest))
+            ),
+            radius,
+            slices.x,
+            rest,
+            is_free,
+        )
+        found = slices.sum(outside)
+        is_short = (found < 1) & slices.all(
+            slices.map(lambda x, free: (x == 0) | ~free, slices.x, is_free)
+        )
+        number = slices.sum(slices.map(jnp.int32, is_free)).astype(found.dtype)
+        share = jnp.where(is_short, 1 - found, 0) / number
+        share = radius * jnp.sqrt(jnp.where(is_short, share, 1))
+
+        def shared(is_short, share, free, x, rest, point):
+            rest = jnp.where(free, 1, rest).astype(x.dtype)
+            alone = jnp.where(free, share.astype(x.dtype), x / rest)
+            return jnp.where(is_short, alone, point)
+
         points = slices.map(theta, nu, *arguments)
         points = slices.map(
-            lambda is_short, share, p, rest, x: jnp.where(
-                is_short,
-                jnp.where(rest == 0, share, x / jnp.where(rest == 0, 1, rest)),
-                p,
-            ),
-            is_short,
-            share,
-            points,
-            rest,
-            slices.x,
+            shared, is_short, share, is_free, slices.x, rest, points
         )
-
-        ratios = slices.map(
-            lambda x, r: jnp.square(_search.quotient(jnp.abs(x), r)),
-            slices.x,
-            radius,
+        squares = slices.sum(
+            slices.map(_search.squared_ratio, slices.x, radius)
         )
-        is_feasible = jnp.abs(slices.sum(ratios) - 1) <= slices.rounding
-        return slices.where(is_feasible, slices.x, points)
+        is_feasible = jnp.abs(squares - 1) <= slices.rounding
+        points = slices.where(is_feasible, slices.x, points)
+        return slices.map(lambda r, p: jnp.where(r > 0, p, 0), given, points)
 
     return _slices.by_slice(
         "l2_sphere",

@@ -14,16 +14,20 @@ The number of steps is fixed: if the last slice to converge ended the loop,
 devices would ask each other after each step.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
+from optax_ftml import _numerics
 from optax_ftml.prox import _slices
 
 # By the bytes of a number: enough for norms over eight decades of step sizes in
 # float32, and over all of them in float64.
 HALLEY_STEPS = {4: 6, 8: 14}
+BISECTION = "bisection"
 
 
 def multiplier(
@@ -31,7 +35,7 @@ def multiplier(
     theta: Callable,
     term: Callable,
     left: Callable,
-    start: Callable | None,
+    start: Callable | str | None,
     *arguments: _slices.Arrays | jax.Array,
     at_most: bool = False,
     steps: int | None = None,
@@ -47,7 +51,7 @@ def multiplier(
         term: What is summed.
         left: The left side. It falls with the sum.
         start: Where Halley's method begins, from where it does not overshoot;
-            None to bisect instead.
+            None for 0, and BISECTION to bisect instead.
         *arguments: What the functions are given after mu.
         at_most: Whether mu is at least 0.
         steps: How many of Halley's steps to take.
@@ -67,17 +71,18 @@ def multiplier(
         stays &= (left(found + slack) >= 0) & slices.all(is_same)
 
     def solve(_, first):
-        if start is None:
+        if start == BISECTION:
             most = jnp.full_like(zero, jnp.finfo(slices.dtype).max)
             least = first if at_most else -most
             return bisect(lambda mu: left_of(mu) >= 0, least, most)
         steps_ = steps or HALLEY_STEPS[slices.dtype.itemsize]
         return _halley(slices, term, left, first, arguments, steps_)
 
-    first = zero
-    if start is not None:
+    if callable(start):
         first = slices.max(slices.map(start, *arguments))
         first = jnp.maximum(first, 0) if at_most else first
+    else:
+        first = zero
     mu = jax.lax.custom_root(
         left_of, jax.lax.stop_gradient(first), solve, _divide_by_slope
     )
@@ -90,7 +95,7 @@ def _divide_by_slope(linear, y):
 
 
 def _halley(slices, term, left, first, arguments, steps):
-    most = float(jnp.finfo(slices.dtype).max) / 8
+    most = float(jnp.finfo(slices.dtype).max) ** 0.75
 
     def step(_, carry):
         mu, least = carry
@@ -100,9 +105,8 @@ def _halley(slices, term, left, first, arguments, steps):
         def derivatives(mu, unit, *others):
             return _two_derivatives(lambda t: term(mu + unit * t, *others), mu)
 
-        terms = slices.map(derivatives, mu, unit, *arguments)
-        value, slope, bend = (
-            slices.sum(list(t)) for t in zip(*terms, strict=True)
+        value, slope, bend = slices.sums(
+            slices.map(derivatives, mu, unit, *arguments)
         )
         value, slope, bend = _two_derivatives(
             lambda t: left(value + t * (slope + t * bend / 2)), mu
@@ -129,26 +133,47 @@ def _two_derivatives(f, like):
 
 
 @jax.custom_jvp
-def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns x / y for y >= 0, at most 2^50, its derivatives too.
+def squared_ratio(x: jax.Array, below: jax.Array) -> jax.Array:
+    """Returns abs(x / below)^2 for below >= 0, the term of norms.
 
-    Those of a division have y^2 in them, which is 0 or infinite too soon.
+    Its derivatives are its multiples, which neither over- nor underflow.
     """
-    size = jnp.abs(x) * 2.0**-50
-    tiny = jnp.finfo(y.dtype).tiny
-    return x / jnp.maximum(y, jnp.maximum(size, tiny))
+    return jnp.square(jnp.abs(x) * _reciprocal(below))
 
 
-@quotient.defjvp
-def _quotient_jvp(primals, tangents):
-    (x, y), (dx, dy) = primals, tangents
-    return quotient(x, y), quotient(dx, y) - quotient(x, y) * quotient(dy, y)
+@functools.partial(squared_ratio.defjvp, symbolic_zeros=True)
+def _squared_ratio_jvp(primals, tangents):
+    (x, below), (dx, dbelow) = primals, tangents
+    value, inverse = squared_ratio(x, below), _reciprocal(below)
+    change = jnp.zeros_like(value)
+    if not isinstance(dbelow, SymbolicZero):
+        change = -2 * value * (inverse * dbelow)
+    if not isinstance(dx, SymbolicZero):
+        inverse = inverse.astype(x.dtype)
+        product = jnp.real(x * inverse * jnp.conj(dx * inverse))
+        change += 2 * product
+    return value, change
+
+
+@jax.custom_jvp
+def _reciprocal(y):
+    return 1 / jnp.maximum(y, 1 / _numerics.bound(y.dtype))
+
+
+@_reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    inverse = _reciprocal(*primals)
+    return inverse, -inverse * (inverse * tangents[0])
 
 
 def reciprocal_norm(squares: jax.Array) -> jax.Array:
-    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu."""
-    tiny = float(jnp.finfo(squares.dtype).tiny)
-    return 1 - jax.lax.rsqrt(jnp.maximum(squares, tiny))
+    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu.
+
+    It is constant for norms below 1e-6, which are far inside.
+    """
+    is_small = squares < 1e-12
+    norm = jax.lax.rsqrt(jnp.where(is_small, 1, squares))
+    return jnp.where(is_small, -1e6, 1 - norm)
 
 
 def bisect(

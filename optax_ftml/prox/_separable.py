@@ -40,18 +40,11 @@ def box(lower: Any, upper: Any) -> _numerics.Prox:
     _checks.check_bounds(lower, upper)
 
     def solve(slices, lower, upper):
-        return slices.map(_clip, slices.x, lower, upper)
+        return slices.map(jnp.clip, slices.x, lower, upper)
 
     return _slices.by_slice(
         "box", solve, (), numbers={"lower": lower, "upper": upper}
     )
-
-
-def _clip(x, lower, upper):
-    # Arrays take two operations, which XLA's compiler has to put together.
-    if lower.size == upper.size == 1:
-        return jax.lax.clamp(lower.reshape([]), x, upper.reshape([]))
-    return jnp.clip(x, lower, upper)
 
 
 def non_negative() -> _numerics.Prox:

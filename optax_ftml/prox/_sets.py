@@ -169,26 +169,30 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
     _slices.check_axis(axis)
 
-    def theta(mu, x, s, radius):
-        factor = _search.quotient(radius, radius + mu * s)
-        return x * factor.astype(x.dtype)
+    def theta(mu, x, s, _):
+        return x / (1 + mu * s).astype(x.dtype)
 
     def square(mu, x, s, radius):
-        return jnp.square(_search.quotient(jnp.abs(x), radius + mu * s))
+        return _search.squared_ratio(x, radius * (1 + mu * s))
+
+    def start(x, s, radius):
+        return jnp.maximum(jnp.abs(x) / radius - 1, 0) / s
 
     def solve(slices, radius):
-        radius = jnp.minimum(radius, jnp.finfo(radius.dtype).max)
-        arguments = slices.x, slices.relative_step_sizes(), radius
+        largest = jnp.finfo(radius.dtype).max
+        some = jnp.where(radius > 0, jnp.minimum(radius, largest), 1)
+        arguments = slices.x, slices.relative_step_sizes(), some
         mu = _search.multiplier(
             slices,
             theta,
             square,
             _search.reciprocal_norm,
-            lambda x, s, radius: jnp.maximum(jnp.abs(x) - radius, 0) / s,
+            start,
             *arguments,
             at_most=True,
         )
-        return slices.map(theta, mu, *arguments)
+        theta_ = slices.map(theta, mu, *arguments)
+        return slices.map(lambda r, t: jnp.where(r > 0, t, 0), radius, theta_)
 
     return _slices.by_slice(
         "l2_ball",
@@ -272,7 +276,7 @@ def _flat(name, normal, offset, axis, at_most):
             offset,
             normal,
             at_most=at_most,
-            start=lambda x, *_: jnp.zeros_like(x),
+            start=None,
             steps=1,
         )
 
@@ -362,13 +366,13 @@ def _section(
     *,
     at_most: bool,
     term: Callable | None = None,
-    start: Callable | None = None,
+    start: Callable | str | None = _search.BISECTION,
     steps: int | None = None,
 ) -> _slices.Arrays:
     """Returns theta = clip(x - mu s a, *bounds) with a . theta = target."""
 
     def theta(mu, x, s, a, *bounds):
-        return jnp.clip(x - mu * (s * a), *bounds)
+        return _clip(x - mu * (s * a), *bounds)
 
     def product(mu, x, s, a, *bounds):
         return a * theta(mu, x, s, a, *bounds)
@@ -393,16 +397,16 @@ def _settled(slices, mu, target, x, s, normal, *bounds):
 
     def unclipped(mu, x, s, a, *bounds):
         y = x - mu * (s * a)
-        at = jnp.clip(y, *bounds)
+        at = _clip(y, *bounds)
         is_near = jnp.abs(y - at) <= 4 * eps * (jnp.abs(x) + jnp.abs(at))
         return jnp.where(is_near, at, y)
 
     def excess(y, a, *bounds):
-        return a * jnp.clip(y, *bounds)
+        return a * _clip(y, *bounds)
 
     def free(y, s, a, *bounds):
         # What is at a bound counts as free, so that no step goes too far.
-        return jnp.where(y == jnp.clip(y, *bounds), s * a * a, 0)
+        return jnp.where(y == _clip(y, *bounds), s * a * a, 0)
 
     y = slices.map(unclipped, mu, x, s, normal, *bounds)
     for _ in range(3):
@@ -414,4 +418,11 @@ def _settled(slices, mu, target, x, s, normal, *bounds):
         y = slices.map(
             lambda step, y, s, a: y - step * (s * a), step, y, s, normal
         )
-    return slices.map(jnp.clip, y, *bounds)
+    return slices.map(_clip, y, *bounds)
+
+
+def _clip(x, lower=None, upper=None):
+    # At a bound the derivative is the bound's, as it is beyond.
+    if lower is None:
+        return x
+    return jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))

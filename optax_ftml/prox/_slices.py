@@ -79,6 +79,31 @@ class Slices:
             leaves,
         )
 
+    def sums(self, leaves: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
+        """Several sums, of tuples with an array for each of them."""
+
+        def at_once(leaves):
+            def add(a, b):
+                return tuple(map(jnp.add, a, b))
+
+            totals = [
+                jax.lax.reduce(
+                    x, tuple(jnp.zeros([], a.dtype) for a in x), add, axes
+                )
+                for x, axes in zip(leaves, self.axes, strict=True)
+            ]
+            return list(
+                functools.reduce(
+                    add,
+                    [tuple(a.astype(self.dtype) for a in t) for t in totals],
+                )
+            )
+
+        def apart(leaves):
+            return [self.sum(list(x)) for x in zip(*leaves, strict=True)]
+
+        return jax.lax.platform_dependent(leaves, cpu=at_once, default=apart)
+
     def max(self, leaves: Arrays) -> jax.Array:
         """The largest of each slice."""
         return self._reduce(
@@ -168,6 +193,8 @@ def by_slice(
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
 
+    # Jitted, so that what is infinite on the way alarms no one outside of jit.
+    @functools.partial(jax.jit, inline=True)
     def f(leader, step_size):
         paths, x, s = _checks.leaves_of(
             name, leader, step_size, is_complex=is_complex

@@ -66,11 +66,12 @@ def group_lasso(
     _slices.check_axis(axis)
 
     def theta(mu, x, s, strength):
-        factor = _search.quotient(mu, mu + strength * s)
+        below = mu + strength * s
+        factor = mu / jnp.where(below > 0, below, 1)
         return jnp.where(strength > 0, x * factor.astype(x.dtype), x)
 
     def square(mu, x, s, strength):
-        return jnp.square(_search.quotient(jnp.abs(x), mu + strength * s))
+        return _search.squared_ratio(x, mu + strength * s)
 
     def solve(slices, strength, l1):
         s = slices.penalty_step_sizes()
