@@ -34,8 +34,9 @@ def intersection(
         *proxes: Functions as those of this module, of convex sets and
             penalties. The last one's set holds exactly, the others' up to the
             tolerance.
-        tolerance: How far apart, in the metric, the proxes' points may be,
-            relative to their distance from the leader; above 0.
+        tolerance: Above 0. It ends where the proxes' points are a hundredth of
+            this apart, in the metric and relative to how far the solution is
+            from the leader.
         max_iterations: At least 1. After so many rounds it ends in any case.
 
     Returns:
@@ -134,4 +135,5 @@ def _goes_on(theta, residuals, x, s, tolerance):
 
     apart = [each(beyond_rounding, r, theta, x, s) for r in residuals]
     moved = each(lambda theta, x, s: (theta - x) / jnp.sqrt(s), theta, x, s)
-    return dot(apart, apart) > tolerance**2 * dot(moved, moved)
+    # The points are nearer to each other than to the solution.
+    return dot(apart, apart) > (tolerance / 100) ** 2 * dot(moved, moved)
