@@ -3,7 +3,7 @@
 Proxes without a formula repeat z -> z + residual(z) until the residual
 vanishes. From one z to the next it tells how it changes, and the iteration goes
 to where the last few changes say that it is 0. Where the residual turns out
-twice as large as before, it goes back and takes the plain step instead.
+larger than before, it goes back to the best z and takes the plain step.
 """
 
 import functools
@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
     Attributes:
         z: Where the residual comes next.
-        best: The z of the last residual that was not too large.
+        best: The z of the smallest residual so far.
         residual: That residual.
         size: Its norm; the largest number where there is none.
         is_plain: Whether z is a plain step from there.
@@ -66,13 +66,13 @@ def iterate(
         max_steps: How many residuals to take at most.
     """
     dtype = _numerics.at_least_float32(*jax.tree.leaves(start))
-    none_yet = jnp.asarray(jnp.finfo(dtype).max / 2, dtype)
+    none_yet = jnp.asarray(jnp.finfo(dtype).max, dtype)
 
     def step(now):
         residual_, goes_on = residual(now.z, now.number)
         size = jnp.sqrt(dot(residual_, residual_))
         is_first = now.size == none_yet
-        is_worse = (size > 2 * now.size) & ~now.is_plain & goes_on
+        is_worse = (size > now.size) & ~now.is_plain & goes_on
 
         moved, change = (
             jax.tree.map(lambda a, b: jnp.where(is_first, 0, a - b), *pair)
