@@ -140,7 +140,8 @@ def dot(a: Any, b: Any) -> jax.Array:
     """The inner product of two trees."""
     products = jax.tree.leaves(jax.tree.map(jnp.multiply, a, b))
     dtype = _numerics.at_least_float32(*products)
-    return sum(jnp.sum(x).astype(dtype) for x in products)
+    sums = [jnp.sum(x).astype(dtype) for x in products]
+    return functools.reduce(jnp.add, sums)
 
 
 def _combine(factors, steps):
@@ -256,6 +257,6 @@ def check(tolerance: Any, max_iterations: Any) -> None:
     """Raises unless the arguments of a prox that iterates are possible."""
     if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
         raise TypeError(f"tolerance must be a number, got {tolerance!r}.")
-    if not tolerance > 0:
+    if not float(tolerance) > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}.")
     _checks.check_integer("max_iterations", max_iterations, 1)
