@@ -35,7 +35,8 @@ def test_the_derivative_by_what_the_function_closes_over(x64):
         def project(x, _):
             return x * jnp.minimum(1, radius / jnp.linalg.norm(x))
 
-        return jnp.sum(prox.in_metric(project, tolerance=1e-10)(LEADER, STEPS))
+        f = prox.in_metric(project, tolerance=1e-10)
+        return jnp.sum(f(jnp.float64(LEADER), jnp.float64(STEPS)))
 
     slope = jax.jit(jax.grad(ball))(0.7)
     differences = (ball(0.7 + 1e-4) - ball(0.7 - 1e-4)) / 2e-4
