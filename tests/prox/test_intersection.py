@@ -125,7 +125,7 @@ def test_training_ends_on_the_best_transport():
     )
     least = problem.solve(solver="CLARABEL")
     birkhoff = prox.intersection(prox.simplex(axis=0), prox.simplex(axis=1))
-    optimizer = optax_ftml.ftml(0.05, prox=birkhoff)
+    optimizer = optax_ftml.ftml(0.3, prox=birkhoff)
     start = jnp.full((10, 10), 0.1)
 
     def step(carry, _):
@@ -133,7 +133,7 @@ def test_training_ends_on_the_best_transport():
         updates, state = optimizer.update(jnp.float32(cost), state, x)
         return (optax.apply_updates(x, updates), state), None
 
-    (x, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=300)
+    (x, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=1500)
     assert np.sum(cost * np.asarray(x, np.float64)) <= least + 1e-4
     np.testing.assert_allclose(jnp.sum(x, 0), 1, atol=1e-4)
     np.testing.assert_allclose(jnp.sum(x, 1), 1, atol=1e-4)
