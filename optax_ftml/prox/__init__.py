@@ -49,6 +49,8 @@ A Euclidean prox or projection becomes one with :func:`in_metric`.
 from optax_ftml.prox._affine import affine_set
 from optax_ftml.prox._by_path import by_path
 from optax_ftml.prox._in_metric import in_metric
+from optax_ftml.prox._intersection import intersection
+from optax_ftml.prox._n_of_m import n_of_m
 from optax_ftml.prox._not_convex import l2_sphere
 from optax_ftml.prox._not_convex import levels
 from optax_ftml.prox._not_convex import top_k
@@ -76,12 +78,14 @@ __all__ = [
     "halfspace",
     "hyperplane",
     "in_metric",
+    "intersection",
     "l1",
     "l1_ball",
     "l2_ball",
     "l2_sphere",
     "levels",
     "monotone",
+    "n_of_m",
     "non_negative",
     "simplex",
     "top_k",
