@@ -71,8 +71,8 @@ class FtmlState(NamedTuple):
         >>> params = jnp.array([1.0, 0.0])
         >>> state = optimizer.init(params)
         >>> updates, state = optimizer.update(-jnp.ones(2), state, params)
-        >>> print(state.multiplier.round(2))
-        [0.4 0. ]
+        >>> print([f"{x:.2f}" for x in state.multiplier])
+        ['0.40', '0.00']
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -332,7 +332,7 @@ def ftml(
         The same with an L1 penalty and exact zeros:
 
         >>> optimizer = optax_ftml.ftml(0.3, prox=optax_ftml.prox.l1(3.0))
-        >>> params = jnp.array([1.0, 2.0, 3.0])
+        >>> params = jnp.zeros(3)
         >>> state = optimizer.init(params)
         >>> for _ in range(300):
         ...     grads = jax.grad(f)(params - jnp.array([1.0, 2.0, 3.0]))

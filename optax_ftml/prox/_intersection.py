@@ -53,8 +53,9 @@ def intersection(
         >>> import jax.numpy as jnp
         >>> from optax_ftml import prox
         >>> f = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
-        >>> print(f(jnp.array([1.0, 0.5, 0.0]), jnp.ones(3)).round(4))
-        [0.6 0.4 0. ]
+        >>> theta = f(jnp.array([1.0, 0.5, 0.0]), jnp.ones(3))
+        >>> print([f"{x:.3f}" for x in theta])
+        ['0.600', '0.400', '0.000']
 
     References:
         Boyle and Dykstra, `A Method for Finding Projections onto the
