@@ -50,7 +50,12 @@ def main(argv=None):
     paths = dict(enumerate(sorted(params)))
     states = mxnet.load_states(args.states)
     # Learning rate, scheduler, weight decay and clipping are in the file, too.
-    options = states.with_paths(paths).options
+    # What single parameters have of their own is not.
+    options = {
+        **states.with_paths(paths).options,
+        "lr_mult": {"1.weight": 0.5},
+        "wd_mult": {"*.bias": 0.0},
+    }
     optimizer = mxnet.ftml(**options)
     state = mxnet.state_from_mxnet(
         states, optimizer.init(params), params, paths
