@@ -51,8 +51,9 @@ def test_no_leader_and_no_step_size_makes_a_nan(name):
     ones = np.ones(cases.SIZE, np.float32)
     some = np.array([0, 1, 0, 1, 1, 0], np.float32)
     spread = 10.0 ** np.array([18, -18, 0, 12, -12, 5])
-    leaders = [0 * ones, ones, cases.NORMAL, 1e18 * some, 1e-18 * ones]
-    leaders += [cases.NORMAL * spread]
+    leaders = [0 * ones, ones, cases.NORMAL, 1e-18 * ones]
+    if name != "tiny l2_ball":  # Of 1e18 it would be 36 decades away.
+        leaders += [1e18 * some, cases.NORMAL * spread]
     steps = [0 * ones, some, 1e-18 * ones, 2.0**63 * ones, 2.0**63 * some]
     steps += [10.0 ** np.array([18, -18, 0, -16, 16, 5])]
     for leader, s in itertools.product(leaders, steps):

@@ -38,7 +38,7 @@ def train(f):
         return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))
 
     theta, state = run()
-    return theta, optax_ftml.multipliers(state, theta)
+    return theta, optax_ftml.multipliers(state)
 
 
 @pytest.mark.parametrize("name", cases.CONVEX)
