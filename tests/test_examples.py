@@ -24,6 +24,7 @@ def without_times(history):
     return [(epoch["loss"], epoch["accuracy"]) for epoch in history]
 
 
+@pytest.mark.slow
 def test_digits_resumes_to_the_same_numbers(tmp_path):
     data = [x[:320] for x in digits.load_digits()]
     straight, size = digits.train("ftml", data, 3)
@@ -85,6 +86,7 @@ def test_portfolio_ends_at_the_optimum(tmp_path, capsys):
     assert plot.read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_sparse_network_turns_units_off_exactly(capsys):
     rng = np.random.default_rng(1)
     x = jnp.float32(rng.normal(size=(512, 64)))

@@ -110,6 +110,7 @@ def from_euclidean(name, **settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EUCLIDEAN)
 def test_in_metric_in_float32_is_close_over_six_decades(x64, name):
     rng = np.random.default_rng(3)
@@ -127,6 +128,7 @@ def test_in_metric_in_float32_is_close_over_six_decades(x64, name):
     assert np.max(errors) < 5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simplex", "l2_ball", "group_lasso"])
 def test_gradients_in_metric_end_at_those_of_the_direct_prox(x64, name):
     # However many iterations there may be.
@@ -192,6 +194,7 @@ def test_a_tree_is_one_vector(x64, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["l2_ball", "group_lasso"])
 @pytest.mark.parametrize("axis", [0, 1, (0, 1), None])
 def test_zeros_change_nothing_of_a_long_slice(x64, name, axis):
