@@ -208,18 +208,18 @@ def _scalars(trees, count, *scalars, lr=1.0):
 
 
 def _next_v(g, v, c):
-    g = _gradient(g, c)
+    g = _gradient(g, c.b2)
     return c.b2 * v.astype(g.real.dtype) + (1 - c.b2) * jnp.real(g * g.conj())
 
 
 def _direction(g, v, c):
     scale = (1 - c.b1) / c.b1_correction
-    return (scale * _gradient(g, c) / _denominator(v, c)).astype(g.dtype)
+    return (scale * _gradient(g, c.b2) / _denominator(v, c)).astype(g.dtype)
 
 
-def _gradient(g, c):
-    """Returns g in the dtype of the scalars, bounded where it is finite."""
-    g = _numerics.widen(g, c.b2)
+def _gradient(g, other):
+    """Returns g in a dtype that holds both, bounded where it is finite."""
+    g = _numerics.widen(g, other)
     return jnp.where(jnp.isfinite(g), _numerics.bounded(g), g)
 
 
@@ -402,7 +402,7 @@ def _leader_form(schedule, b1, b2, eps, eps_root, v_dtype, seed, prox):
 def _leader(g, v, m, theta, c):
     """Returns the leader, or m at a learning rate of 0: d is infinite."""
     v = _next_v(g, v, c)
-    pull = (1 - c.b1) * _gradient(g, c) - c.b1 * _numerics.widen(m, c.b1)
+    pull = (1 - c.b1) * _gradient(g, c.b2) - c.b1 * _numerics.widen(m, c.b1)
     step = (c.lr / c.b1_correction) * pull / _denominator(v, c)
     leader = jnp.asarray(theta, step.dtype) - step
     return jnp.where(c.lr == 0, m, leader.astype(m.dtype))
@@ -525,7 +525,7 @@ def proximal_adam(
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
-        grads = jax.tree.map(_numerics.widen, updates, state.mu)
+        grads = _map(_gradient, updates, state.mu)
         directions, state = adam.update(grads, state)
         c = _scalars([directions], state.count, b1, b2, eps, eps_root, lr=lr)
         leader = _map(_descend, params, directions, c)

@@ -39,7 +39,7 @@ def bounded(x: jax.Array) -> jax.Array:
 
 def one_minus_power(b: jax.Array, t: jax.Array) -> jax.Array:
     """Returns 1 - b^t to a few units in the last place, and its derivative."""
-    near_1 = jnp.maximum(b, 0.5)
+    near_1 = jnp.where(b < 0.5, 0.5, b)
     t = t.astype(b.dtype)
     # near_1 - 1 is exact. 1 - b^t cancels only where b is near 1.
     return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * jnp.log1p(near_1 - 1)))
