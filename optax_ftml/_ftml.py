@@ -358,9 +358,8 @@ def ftml(
         _checks.check_prox_function(prox)
         return _leader_form(schedule, *scalars, accumulator_dtype, seed, prox)
     # Optax casts a schedule's values to the updates' dtype, but not an array.
-    rate = (
-        learning_rate if isinstance(learning_rate, numbers.Real) else schedule
-    )
+    is_number = isinstance(learning_rate, numbers.Real)
+    rate = float(learning_rate) if is_number else schedule
     optimizer = optax.chain(direction, optax.scale_by_learning_rate(rate))
     return optax.with_extra_args_support(optimizer)
 
@@ -526,10 +525,10 @@ def proximal_adam(
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
         grads = _map(_gradient, updates, state.mu)
-        directions, state = adam.update(grads, state)
-        c = _scalars([directions], state.count, b1, b2, eps, eps_root, lr=lr)
-        leader = _map(_descend, params, directions, c)
-        step_sizes = _map(_step_size, state.nu, leader, c)
+        _, state = adam.update(grads, state)
+        c = _scalars([state.mu], state.count, b1, b2, eps, eps_root, lr=lr)
+        step_sizes = _map(_step_size, state.nu, state.mu, c)
+        leader = _map(_descend, params, state.mu, step_sizes, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
         updates = _map(_numerics.update_to, theta, params, updates)
@@ -538,8 +537,8 @@ def proximal_adam(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _descend(theta, direction, c):
-    return jnp.asarray(theta, direction.dtype) - c.lr * direction
+def _descend(theta, mu, step_size, c):
+    return jnp.asarray(theta, mu.dtype) - step_size * (mu / c.b1_correction)
 
 
 def multipliers(state: optax.OptState) -> optax.Params:
