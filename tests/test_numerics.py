@@ -228,7 +228,7 @@ def test_an_update_stops_at_its_target(dtype, g_dtype):
     reached = jnp.asarray(wide + np.float64(update), jnp.float32).astype(dtype)
     reached, end = np.float64(reached), np.float64(target.astype(dtype))
 
-    assert np.all(((end - reached) * (end - wide) >= 0)
+    assert np.all((end - reached) * (end - wide) >= 0)
     eps, g_eps = (float(jnp.finfo(x).eps) for x in (dtype, g_dtype))
     error = eps * np.maximum(abs(end), abs(wide)) + 2 * g_eps * abs(end - wide)
     assert np.all(np.abs(end - reached) <= error)
