@@ -418,10 +418,9 @@ def _leader(leader_or_m, last_theta, c):
 
 def _step_size(v, leader, c):
     """Returns lr / denominator, and the bound where there was no gradient."""
-    bound = _numerics.bound(leader.dtype)
-    free = jnp.where(c.lr == 0, 0, bound)
+    bound = jnp.where(c.lr == 0, 0, _numerics.bound(leader.dtype))
     step_size = jnp.minimum(c.lr / _denominator(v.real, c), bound / 2)
-    return jnp.where(v.real > 0, step_size, free).astype(leader.real.dtype)
+    return jnp.where(v.real > 0, step_size, bound).astype(leader.real.dtype)
 
 
 def _multiplier(leader_or_m, v, last_theta, update, c):
@@ -525,8 +524,7 @@ def proximal_adam(
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
-        grads = _map(_gradient, updates, state.mu)
-        _, state = adam.update(grads, state)
+        _, state = adam.update(_map(_gradient, updates, state.mu), state)
         c = _scalars([state.mu], state.count, lr, b1, b2, eps, eps_root)
         step_sizes = _map(_step_size, state.nu, state.mu, c)
         leader = _map(_descend, params, state.mu, step_sizes, c)

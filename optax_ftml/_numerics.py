@@ -80,6 +80,8 @@ def apply_update(theta, update):
 
 def round_to(x, dtype):
     """Rounds to a dtype's numbers without a cast, which XLA may leave out."""
+    if jnp.iscomplexobj(x):
+        return x.astype(dtype)
     info = jnp.finfo(dtype)
     rounded = jax.lax.reduce_precision(x, info.nexp, info.nmant)
     if info.nexp >= jnp.finfo(x.dtype).nexp:
