@@ -9,6 +9,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 import pytest
@@ -29,6 +30,10 @@ NUMBERS = {
     "eps_root": 1e-3,
 }
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1])}
+RNG = np.random.default_rng(0)
+GRADS = jax.tree.map(
+    lambda p: RNG.normal(size=(12, *p.shape)).astype(np.float32), PARAMS
+)
 each = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
@@ -45,12 +50,8 @@ def inject(name, **kwargs):
     )
 
 
-def make_grads(step):
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
-    return {
-        "w": jax.random.normal(keys[0], (2, 2)),
-        "b": jax.random.normal(keys[1], (1,)),
-    }
+def make_grads(i):
+    return jax.tree.map(lambda g: jnp.asarray(g)[i], GRADS)
 
 
 def run(optimizer, grads=make_grads, steps=6, params=PARAMS):

@@ -107,7 +107,9 @@ def test_are_read_from_flax_s_optimizer():
             self.w = nnx.Param(jnp.zeros(3))
 
     model = Model()
-    optimizer = nnx.Optimizer(model, optax_ftml.ftml(9.0, prox=BOX), nnx.Param)
+    optimizer = nnx.Optimizer(
+        model, optax_ftml.ftml(9.0, prox=BOX), wrt=nnx.Param
+    )
     for _ in range(30):  # To the corner of the box in one step.
         grads = nnx.state(model, nnx.Param)
         grads = jax.tree.map(lambda w: w - 5 * jnp.sign(CENTRE["w"]), grads)

@@ -230,7 +230,12 @@ def test_an_update_stops_at_its_target(dtype, g_dtype):
 
     assert np.all((end - reached) * (end - wide) >= 0)
     eps, g_eps = (float(jnp.finfo(x).eps) for x in (dtype, g_dtype))
-    error = eps * np.maximum(abs(end), abs(wide)) + 2 * g_eps * abs(end - wide)
+    tiny = float(jnp.finfo(g_dtype).smallest_subnormal)
+    error = (
+        tiny
+        + eps * np.maximum(abs(end), abs(wide))
+        + 2 * g_eps * abs(end - wide)
+    )
     assert np.all(np.abs(end - reached) <= error)
 
 
