@@ -111,4 +111,15 @@ def test_optimizers(x64, name):
 
 @pytest.mark.parametrize("name", PROXES)
 def test_proxes(name):
-    train(ftml(0.01, prox=PROXES[name](-1)))
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, cases.SIZE), "b": (cases.SIZE,)}
+    leader, step_size = (
+        {
+            k: jnp.asarray(draw(size=shape), jnp.float32)
+            for k, shape in shapes.items()
+        }
+        for draw in (rng.normal, rng.exponential)
+    )
+    theta = jax.jit(PROXES[name](-1))(leader, step_size)
+    chex.assert_tree_all_finite(theta)
+    chex.assert_trees_all_equal_shapes_and_dtypes(theta, leader)

@@ -24,7 +24,7 @@ SPECS = {
     "s": P(),
     "w": P("x", "y"),
     "w2": P(None, ("y", "x")),
-    "w3": P("y"),
+    "w3": P(None, "y"),
 }
 BOX = optax_ftml.prox.box(-0.5, 0.5)
 FORMS = {
@@ -71,13 +71,8 @@ def train(step, params, state):
 
 def specs(state, params):
     """Returns the specs of the state's arrays that are like a parameter."""
-
-    def spec(leaf):
-        spec = tuple(leaf.sharding.spec)
-        return spec + (None,) * (leaf.ndim - len(spec))
-
     return sorted(
-        str((leaf.shape, spec(leaf)))
+        str((leaf.shape, tuple(leaf.sharding.spec)))
         for leaf in jax.tree.leaves(state)
         if leaf.shape in {p.shape for p in jax.tree.leaves(params)}
         and leaf.ndim
