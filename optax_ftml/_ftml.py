@@ -208,18 +208,18 @@ def _scalars(trees, count, lr, b1, b2, eps, eps_root):
 
 
 def _next_v(g, v, c):
-    g = _gradient(g, c)
+    g = _gradient(g, c.b2)
     return c.b2 * v.astype(g.real.dtype) + (1 - c.b2) * jnp.real(g * g.conj())
 
 
 def _direction(g, v, c):
     scale = (1 - c.b1) / c.b1_correction
-    return (scale * _gradient(g, c) / _denominator(v, c)).astype(g.dtype)
+    return (scale * _gradient(g, c.b2) / _denominator(v, c)).astype(g.dtype)
 
 
-def _gradient(g, c):
-    """Returns g in at least the scalars' dtype, bounded where it is finite."""
-    g = _numerics.widen(g, c.b2)
+def _gradient(g, other):
+    """Returns g in a dtype that holds both, bounded where it is finite."""
+    g = _numerics.widen(g, other)
     return jnp.where(jnp.isfinite(g), _numerics.bounded(g), g)
 
 
@@ -400,7 +400,7 @@ def _leader_form(init_v, schedule, b1, b2, eps, eps_root, seed, prox):
 def _leader_or_m(g, v, m, last_theta, c):
     """Returns the leader, or m at a learning rate of 0, where d is infinite."""
     v = _next_v(g, v, c)
-    pull = (1 - c.b1) * _gradient(g, c) - c.b1 * _numerics.widen(m, c.b1)
+    pull = (1 - c.b1) * _gradient(g, c.b2) - c.b1 * _numerics.widen(m, c.b1)
     step = (c.lr / c.b1_correction) * pull / _denominator(v, c)
     leader = jnp.asarray(last_theta, step.dtype) - step
     return jnp.where(c.lr == 0, m, leader.astype(m.dtype))
@@ -418,10 +418,9 @@ def _leader(leader_or_m, last_theta, c):
 
 def _step_size(v, leader, c):
     """Returns lr / denominator, and the bound where there was no gradient."""
-    bound = _numerics.bound(leader.dtype)
-    free = jnp.where(c.lr == 0, 0, bound)
+    bound = jnp.where(c.lr == 0, 0, _numerics.bound(leader.dtype))
     step_size = jnp.minimum(c.lr / _denominator(v.real, c), bound / 2)
-    return jnp.where(v.real > 0, step_size, free).astype(leader.real.dtype)
+    return jnp.where(v.real > 0, step_size, bound).astype(leader.real.dtype)
 
 
 def _multiplier(leader_or_m, v, last_theta, update, c):
@@ -525,10 +524,10 @@ def proximal_adam(
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
-        u, state = adam.update(_map(_numerics.widen, updates, state.mu), state)
-        c = _scalars([u], state.count, lr, b1, b2, eps, eps_root)
-        leader = _map(_descend, params, u, c)
-        step_sizes = _map(_step_size, state.nu, leader, c)
+        _, state = adam.update(_map(_gradient, updates, state.mu), state)
+        c = _scalars([state.mu], state.count, lr, b1, b2, eps, eps_root)
+        step_sizes = _map(_step_size, state.nu, state.mu, c)
+        leader = _map(_descend, params, state.mu, step_sizes, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
         updates = _map(_numerics.update_to, theta, params, updates)
@@ -537,8 +536,8 @@ def proximal_adam(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _descend(theta, direction, c):
-    return jnp.asarray(theta, direction.dtype) - c.lr * direction
+def _descend(theta, mu, step_size, c):
+    return jnp.asarray(theta, mu.dtype) - step_size * (mu / c.b1_correction)
 
 
 def multipliers(state: optax.OptState) -> optax.Params:

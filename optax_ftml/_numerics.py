@@ -39,7 +39,7 @@ def bounded(x: jax.Array) -> jax.Array:
 
 def one_minus_power(b: jax.Array, t: jax.Array) -> jax.Array:
     """Returns 1 - b^t to a few units in the last place, for every t."""
-    near_1 = jnp.maximum(b, 0.5)
+    near_1 = jnp.where(b < 0.5, 0.5, b)
     t = t.astype(b.dtype)
     # Near 1, 1 - b^t cancels, and near_1 - 1 is exact.
     return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * jnp.log1p(near_1 - 1)))
@@ -82,6 +82,8 @@ def apply_update(theta, update):
 
 def round_to(x, dtype):
     """Rounds to a dtype's numbers without a cast, which XLA may leave out."""
+    if jnp.iscomplexobj(x):
+        return x.astype(dtype)
     info = jnp.finfo(dtype)
     rounded = jax.lax.reduce_precision(x, info.nexp, info.nmant)
     if info.nexp >= jnp.finfo(x.dtype).nexp:

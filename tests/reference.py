@@ -1,6 +1,14 @@
-"""The textbook d, v, z recursion in NumPy, to compare with."""
+"""The textbook d, v, z recursion in NumPy, and the loop to compare with it."""
 
+import jax
 import numpy as np
+import optax
+
+
+def free(leader, step_size):
+    """The prox of nothing."""
+    del step_size
+    return leader
 
 
 def dvz(
@@ -11,7 +19,7 @@ def dvz(
     b2=0.999,
     eps=1e-8,
     eps_root=0.0,
-    project=lambda theta: theta,
+    prox=free,
     gradient_rule=lambda g, theta: g,
 ):
     """Returns the parameters after each step, in float64.
@@ -19,12 +27,12 @@ def dvz(
     Args:
         theta: Initial parameters, of any shape.
         grads: Gradients, (steps, *theta.shape).
-        learning_rates: One a step.
-        b1s: One a step.
+        learning_rates: One per step, which may be arrays.
+        b1s: One per step, which may be arrays.
         b2: Decay rate of v.
         eps: Outside the square root.
         eps_root: Inside the square root.
-        project: Takes -z / d to the parameters.
+        prox: Takes -z / d and step sizes to the parameters.
         gradient_rule: Clipping and weight decay, of (gradient, theta).
     """
     theta = np.asarray(theta, np.float64)
@@ -39,6 +47,18 @@ def dvz(
         sigma = next_d - b1 * d
         z = b1 * z + (1 - b1) * g - sigma * theta
         d = next_d
-        theta = project(-z / d)
+        theta = prox(-z / d, (1 - b1**t) / d)
         thetas.append(theta)
     return np.stack(thetas)
+
+
+def trajectory(optimizer, theta, grads):
+    """Returns the parameters after each step, (steps, *theta.shape)."""
+
+    def step(carry, g):
+        theta, state = carry
+        updates, state = optimizer.update(g, state, theta)
+        theta = optax.apply_updates(theta, updates)
+        return (theta, state), theta
+
+    return jax.lax.scan(step, (theta, optimizer.init(theta)), grads)[1]

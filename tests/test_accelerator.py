@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
 
@@ -25,9 +27,10 @@ def test_says_what_it_needs_where_there_is_no_device(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_measures_every_optimizer_and_prox(tmp_path):
     accelerator(
-        *("--allow-cpu", "--small", "--rounds", "3"),
+        *("--allow-cpu", "--small", "--rounds", "2"),
         *("--output", str(tmp_path)),
     )
     (file,) = tmp_path.iterdir()

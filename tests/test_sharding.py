@@ -38,15 +38,12 @@ def results():
     return finish(start("one-process"))
 
 
-@pytest.mark.parametrize(
-    ("way", "form"),
-    [
-        (way, form)
-        for way in ("auto", "explicit", "shard_map")
-        for form in ("delta", "leader", "chain")
-        if (way, form) != ("shard_map", "chain")
-    ],
-)
+FORMS = ["delta", "leader", "adam", "low", "chain"]
+WAYS = [("auto", form) for form in FORMS]
+WAYS += [("explicit", "leader"), ("explicit", "chain")]
+
+
+@pytest.mark.parametrize(("way", "form"), [*WAYS, ("shard_map", "leader")])
 def test_sharded_training_equals_training_on_one_device(results, way, form):
     for sharded, single in zip(
         results[way][form]["params"],
@@ -56,25 +53,19 @@ def test_sharded_training_equals_training_on_one_device(results, way, form):
         np.testing.assert_allclose(sharded, single, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("form", ["delta", "leader", "chain"])
-@pytest.mark.parametrize("way", ["auto", "explicit"])
-def test_state_is_sharded_as_the_parameters(results, way, form):
+@pytest.mark.parametrize(("way", "form"), WAYS)
+def test_state_is_sharded_as_the_parameters_and_compiles_once(
+    results, way, form
+):
     shardings = results[way][form]
     assert shardings["initial"] == shardings["expected"]
     assert shardings["final"] == shardings["expected"]
-
-
-@pytest.mark.parametrize("form", ["delta", "leader", "chain"])
-@pytest.mark.parametrize("way", ["auto", "explicit"])
-def test_a_training_run_compiles_once(results, way, form):
     assert results[way][form]["compilations"] == 1
 
 
-@pytest.mark.parametrize(
-    ("form", "collectives"),
-    [("delta", []), ("leader", []), ("chain", [["all-reduce", 4]])],
-)
-def test_devices_communicate_the_norm_alone(results, form, collectives):
+@pytest.mark.parametrize("form", FORMS)
+def test_devices_communicate_the_norm_alone(results, form):
+    collectives = [["all-reduce", 4]] if form == "chain" else []
     assert results["report"][form] == {
         "collectives": collectives,
         "parameters": 256,

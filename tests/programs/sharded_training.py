@@ -19,24 +19,34 @@ from jax.sharding import PartitionSpec as P
 import optax_ftml
 
 STEPS = 20
-SPECS = {"w": P("x", "y"), "b": P("x"), "s": P()}
+SPECS = {
+    "b": P("x"),
+    "s": P(),
+    "w": P("x", "y"),
+    "w2": P(None, ("y", "x")),
+    "w3": P(None, "y"),
+}
+BOX = optax_ftml.prox.box(-0.5, 0.5)
 FORMS = {
     "delta": optax_ftml.ftml(0.01),
-    "leader": optax_ftml.ftml(0.01, prox=optax_ftml.prox.box(-0.5, 0.5)),
+    "leader": optax_ftml.ftml(0.01, prox=BOX),
+    "adam": optax_ftml.proximal_adam(0.01, prox=BOX),
+    "low": optax_ftml.ftml(0.01, accumulator_dtype=jnp.bfloat16),
     "chain": optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.add_decayed_weights(1e-2),
         optax_ftml.ftml(0.01),
     ),
 }
+EXPLICIT = ("leader", "chain")
 
 
 def initial():
     rng = np.random.default_rng(0)
-    shapes = {"w": (16, 8), "b": (8,), "s": ()}
+    shapes = {"b": (8,), "s": ()}
     return {
-        name: rng.uniform(-1, 1, shape).astype(np.float32)
-        for name, shape in shapes.items()
+        name: rng.uniform(-1, 1, shapes.get(name, (16, 8))).astype(np.float32)
+        for name in SPECS
     }
 
 
@@ -80,7 +90,7 @@ def run_jit(optimizer, axis_type):
         }
         state = optimizer.init(params)
         step = jax.jit(make_step(optimizer), donate_argnums=(0, 1))
-        slots = sum(leaf.ndim == 2 for leaf in jax.tree.leaves(state))
+        slots = len(jax.tree.leaves(state)) // len(SPECS)
         expected = specs([params] * slots, params)
         first = specs(state, params)
         params, state = train(step, params, state)
@@ -107,7 +117,7 @@ def run_report(optimizer):
 def run_shard_map(optimizer):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     params = initial()
-    placed = {"w": P("x"), "b": P("x"), "s": P()}
+    placed = {name: P("x") if name != "s" else P() for name in SPECS}
     state = optimizer.init(params)
     state_specs = optax.tree_map_params(
         optimizer,
@@ -141,10 +151,10 @@ def one_process():
         params, _ = train(step, params, optimizer.init(params))
         results["single"][form] = {"params": values(params)}
         results["auto"][form] = run_jit(optimizer, AxisType.Auto)
-        results["explicit"][form] = run_jit(optimizer, AxisType.Explicit)
         results["report"][form] = run_report(optimizer)
-        if form != "chain":  # A device's norm is that of its shards alone.
-            results["shard_map"][form] = run_shard_map(optimizer)
+        if form in EXPLICIT:
+            results["explicit"][form] = run_jit(optimizer, AxisType.Explicit)
+    results["shard_map"]["leader"] = run_shard_map(FORMS["leader"])
     return results
 
 
@@ -154,7 +164,8 @@ def two_processes(port, index):
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
     results = {}
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
-    for form, optimizer in FORMS.items():
+    for form in EXPLICIT:
+        optimizer = FORMS[form]
         params = {
             name: jax.make_array_from_callback(
                 p.shape,
