@@ -21,7 +21,6 @@ is to keep.
 import collections
 import functools
 import numbers
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -86,7 +85,7 @@ def scale_by_ftml(
     eps: jax.typing.ArrayLike = 1e-8,
     eps_root: jax.typing.ArrayLike = 0.0,
     *,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
     seed: int = 0,
 ) -> optax.GradientTransformation:
     r"""Rescale updates by FTML's delta form, without learning rate and sign.
@@ -236,7 +235,7 @@ def ftml(
     eps: jax.typing.ArrayLike = 1e-8,
     eps_root: jax.typing.ArrayLike = 0.0,
     *,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
     seed: int = 0,
     prox: _numerics.Prox | None = None,
 ) -> optax.GradientTransformationExtraArgs:

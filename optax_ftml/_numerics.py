@@ -25,11 +25,6 @@ def bound(dtype) -> float:
     return 2.0 ** ((jnp.finfo(dtype).maxexp - 2) // 2)
 
 
-def is_unresisted(step_size: jax.Array) -> jax.Array:
-    """Returns where there has been no gradient yet: nothing resists there."""
-    return step_size >= bound(step_size.dtype)
-
-
 def bounded(x: jax.Array) -> jax.Array:
     """Returns x with each real number in it at most `bound` in size."""
     if jnp.iscomplexobj(x):

@@ -211,7 +211,7 @@ class Problem:
         self._structure = jax.tree.structure(leader)
         axes = [tuple(range(x.ndim)) for x in self.leaves]
         slices = _slices.Slices(self.leaves, steps, axes)
-        live = [jnp.where(_numerics.is_unresisted(s), 0, s) for s in steps]
+        live = [jnp.where(_slices.is_unresisted(s), 0, s) for s in steps]
         sizes = slices.map(jnp.abs, self.leaves)
         self.largest = jax.lax.stop_gradient(slices.max(live))
         _, power = jnp.frexp(jax.lax.stop_gradient(slices.max(sizes)))

@@ -132,7 +132,7 @@ class Slices:
         move first. Where the step size is 0 they are so small that these move
         last; where all are 0 they are all 1.
         """
-        is_first = self.map(_numerics.is_unresisted, self.s)
+        is_first = self.map(is_unresisted, self.s)
         others = self.map(
             lambda s, first: jnp.where(first, 0, s), self.s, is_first
         )
@@ -149,7 +149,7 @@ class Slices:
 
     def penalty_step_sizes(self) -> Arrays:
         """The step sizes, 0 in slices where there has been no gradient yet."""
-        is_first = self.map(_numerics.is_unresisted, self.s)
+        is_first = self.map(is_unresisted, self.s)
         return self.map(
             lambda s, leave: jnp.where(leave, 0, s), self.s, self.all(is_first)
         )
@@ -165,6 +165,11 @@ class Slices:
     def where(self, condition: jax.Array, a: Arrays, b: Arrays) -> Arrays:
         """Chooses slice by slice."""
         return self.map(jnp.where, condition, a, b)
+
+
+def is_unresisted(step_size: jax.Array) -> jax.Array:
+    """Returns where there has been no gradient yet: nothing resists there."""
+    return step_size >= _numerics.bound(step_size.dtype)
 
 
 def by_slice(

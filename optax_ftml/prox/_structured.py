@@ -82,7 +82,7 @@ def group_lasso(
     def member(strength, x, s, l1):
         x = _separable.soft_threshold(x, s, l1, non_negative)
         # Of a group that has had a gradient, what has had none is 0 at once.
-        return jnp.where(_numerics.is_unresisted(s) & (strength > 0), 0, x)
+        return jnp.where(_slices.is_unresisted(s) & (strength > 0), 0, x)
 
     def solve(slices, strength, l1):
         s = slices.penalty_step_sizes()
