@@ -16,8 +16,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 # Folders whose prose is checked.
 READ = [
+    "CHANGELOG.md",
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "README.md",
     "SECURITY.md",
     "benchmarks/*.py",
     "docs/**/*.md",
@@ -25,6 +27,8 @@ READ = [
     "examples/*.py",
     "notebooks/*.ipynb",
     "notebooks/*.py",
+    "optax_ftml/**/*.py",
+    "tests/**/*.py",
 ]
 LEFT_OUT = {"build", "_build", "dist"}
 
