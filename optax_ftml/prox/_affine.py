@@ -35,7 +35,8 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
             not 0, a NaN or an infinity, an offset of a wrong shape, equations
             without a solution; from the prox, leaves of another size along the
             last axis.
-        TypeError: An argument that is not a number; from the prox, complex leaves.
+        TypeError: An argument that is not a number; from the prox, complex
+            leaves.
 
     Examples:
         >>> import jax.numpy as jnp

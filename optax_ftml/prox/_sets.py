@@ -229,7 +229,8 @@ def hyperplane(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
     Raises:
         ValueError: A NaN, an infinity, a normal of zeros; from the prox, one
             of a wrong shape or structure.
-        TypeError: An argument that is not a number; from the prox, complex leaves.
+        TypeError: An argument that is not a number; from the prox, complex
+            leaves.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -259,7 +260,8 @@ def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
     Raises:
         ValueError: A NaN, an infinity, a normal of zeros; from the prox, one
             of a wrong shape or structure.
-        TypeError: An argument that is not a number; from the prox, complex leaves.
+        TypeError: An argument that is not a number; from the prox, complex
+            leaves.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -332,7 +334,8 @@ def box_section(
         ValueError: A lower bound above its upper bound, a NaN, a normal of
             zeros; from the prox, a section that is empty, or an argument of a
             wrong shape or structure.
-        TypeError: An argument that is not a number; from the prox, complex leaves.
+        TypeError: An argument that is not a number; from the prox, complex
+            leaves.
 
     Examples:
         >>> import jax.numpy as jnp
