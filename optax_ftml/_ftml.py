@@ -410,9 +410,8 @@ def _after(x, y):
     return jnp.where(y < y, jnp.zeros_like(x), x)
 
 
-def _leader(leader_or_m, last_theta, c):
-    last_theta = jnp.asarray(last_theta, leader_or_m.dtype)
-    return jnp.where(c.lr == 0, last_theta, leader_or_m)
+def _leader(leader, last_theta, c):
+    return jnp.where(c.lr == 0, jnp.asarray(last_theta, leader.dtype), leader)
 
 
 def _step_size(v, leader, c):
@@ -511,26 +510,27 @@ def proximal_adam(
     schedule = _checks.schedule_of(learning_rate)
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     _checks.check_prox_function(prox)
-    adam = optax.scale_by_adam(b1, b2, eps, eps_root)
 
     def init_fn(params):
         _checks.check_params(params)
         _checks.check_prox(prox, params)
-        return adam.init(_zeros(params))
+        return optax.scale_by_adam().init(_zeros(params))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
-        lr = schedule(state.count)
-        _, state = adam.update(_map(_gradient, updates, state.mu), state)
-        c = _scalars([state.mu], state.count, lr, b1, b2, eps, eps_root)
-        step_sizes = _map(_step_size, state.nu, state.mu, c)
-        leader = _map(_descend, params, state.mu, step_sizes, c)
+        count, lr = optax.safe_increment(state.count), schedule(state.count)
+        c = _scalars([state.mu], count, lr, b1, b2, eps, eps_root)
+        grads = _map(_gradient, updates, state.mu)
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        step_sizes = _map(_step_size, nu, mu, c)
+        leader = _map(_descend, params, mu, step_sizes, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
         updates = _map(_numerics.update_to, theta, params, updates)
-        return updates, state
+        return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -71,7 +71,9 @@ def plain(name, rate=0.1):
     return run(make(name, rate))
 
 
-assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5)
+assert_close = functools.partial(
+    chex.assert_trees_all_close, rtol=1e-5, atol=2e-6
+)
 WRAPPERS = {
     "alone": lambda name: make(name, 0.1),
     "schedule": lambda name: make(name, optax.linear_schedule(0.1, 0.0, 3)),

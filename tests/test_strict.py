@@ -112,12 +112,8 @@ def test_optimizers(x64, name):
 @pytest.mark.parametrize("name", PROXES)
 def test_proxes(name):
     rng = np.random.default_rng(0)
-    shapes = {"a": (3, cases.SIZE), "b": (cases.SIZE,)}
     leader, step_size = (
-        {
-            k: jnp.asarray(draw(size=shape), jnp.float32)
-            for k, shape in shapes.items()
-        }
+        jnp.asarray(draw(size=cases.SIZE), jnp.float32)
         for draw in (rng.normal, rng.exponential)
     )
     theta = jax.jit(PROXES[name](-1))(leader, step_size)
