@@ -137,5 +137,6 @@ def _reaches(t, x, weight, strength):
     )
     is_decided = is_last | is_above | (down < 0)
     # From the next place where it is decided.
-    code = jnp.where(is_decided, 2 * place + is_above, 2 * len(x))
+    code = 2 * place + is_above.astype(place.dtype)
+    code = jnp.where(is_decided, code, 2 * len(x))
     return jax.lax.cummin(code, reverse=True) % 2 == 1
