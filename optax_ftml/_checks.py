@@ -279,11 +279,6 @@ def spell(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def path_name(path: jax.tree_util.KeyPath) -> str:
-    """Returns the name of a leaf of whose tree nothing is known."""
-    return spell(path[:-1] if path[-1:] == (_VALUE,) else path)
-
-
 def _spellings(tree):
     """Returns for each leaf its name and, if there is one, a shorter one."""
 

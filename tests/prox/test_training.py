@@ -10,6 +10,7 @@ import pytest
 from flax import serialization
 
 import optax_ftml
+from optax_ftml import prox
 from tests.prox import cases
 
 ALL = {name: case.make for name, case in cases.CONVEX.items()}
@@ -74,3 +75,48 @@ def test_each_prox_in_training(name, dtype):
         jax.tree.map(jnp.zeros_like, halfway), saved
     )
     chex.assert_trees_all_equal(run(*restored, GRADS[10:]), end)
+
+
+PENALTIES = {
+    "l1": prox.l1(1e-3),
+    "elastic_net": prox.elastic_net(1e-3, 1e-4),
+    "l2 alone": prox.elastic_net(0.0, 1e-4),
+    "group_lasso": prox.group_lasso(1e-3, axis=1),
+    "total_variation": prox.total_variation(1e-3),
+}
+
+
+@pytest.mark.parametrize("make", [optax_ftml.ftml, optax_ftml.proximal_adam])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_an_embedding_keeps_the_rows_that_no_batch_had(name, make):
+    table = jax.random.normal(jax.random.key(0), (6, 4))
+    batch = jnp.array([0, 2])  # In every step; the other rows in none.
+    optimizer = make(0.01, prox=PENALTIES[name])
+
+    @jax.jit
+    def step(table, state):
+        grads = jax.grad(lambda t: jnp.sum((t[batch] - 1) ** 2))(table)
+        updates, state = optimizer.update(grads, state, table)
+        return optax.apply_updates(table, updates), state
+
+    start, state = table, optimizer.init(table)
+    for _ in range(50):
+        table, state = step(table, state)
+    unseen = jnp.array([1, 3, 4, 5])
+    np.testing.assert_array_equal(table[unseen], start[unseen])
+    assert jnp.all(jnp.abs(table[batch] - 1) < jnp.abs(start[batch] - 1))
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_step_has_gradients_by_the_bounds_of_a_box(shape):
+    def end(lower, upper):
+        optimizer = optax_ftml.ftml(0.5, prox=prox.box(lower, upper))
+        params = jnp.array([0.9, -0.9, 0.0])
+        grads = jnp.array([-1.0, 1.0, 1e-3])
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return jnp.sum((params + updates) * jnp.array([2.0, 3.0, 5.0]))
+
+    bounds = jnp.full(shape, -1.0), jnp.full(shape, 1.0)
+    by_lower, by_upper = jax.grad(end, (0, 1))(*bounds)
+    assert by_lower.shape == by_upper.shape == shape
+    np.testing.assert_allclose((by_lower.sum(), by_upper.sum()), (3, 2))
