@@ -237,3 +237,13 @@ def test_by_path_prefers_a_path_and_leaves_the_rest_free():
     np.testing.assert_array_equal(after["a"]["w"], np.zeros(2))
     np.testing.assert_array_equal(after["a"]["b"], np.full(2, -0.5))
     np.testing.assert_array_equal(after["c"], -np.ones(2))
+
+
+def test_a_section_sums_to_its_offset_beside_a_huge_leader_and_step():
+    rng = np.random.default_rng(0)
+    f = jax.jit(prox.box_section(0.0, 1.0, np.ones(6), 1.0))
+    for _ in range(100):
+        leader = np.append(rng.normal(size=5), -4.6e8)
+        step_size = np.append(10 ** rng.uniform(-3, 3, 5), 1e9)
+        theta = f(np.float32(leader), np.float32(step_size))
+        np.testing.assert_allclose(np.float64(theta).sum(), 1, rtol=1e-5)

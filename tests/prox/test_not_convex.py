@@ -67,3 +67,15 @@ def test_what_is_feasible_comes_back_bit_for_bit(name):
     once = f(leader.astype(np.float32), jnp.ones(cases.SIZE))
     step_size = jnp.geomspace(1e-6, 1, cases.SIZE)
     np.testing.assert_array_equal(f(once, step_size), once)
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_a_sphere_has_its_norm_where_leaders_are_far_apart(size):
+    rng = np.random.default_rng(0)
+    f = jax.jit(prox.l2_sphere(1.3))
+    for _ in range(100):
+        leader = np.resize([1e-9, 6e-3], size) * rng.choice([-1, 1], size)
+        step_size = 10 ** rng.uniform(-4, 4, size)
+        theta = f(np.float32(leader), np.float32(step_size))
+        norm = np.linalg.norm(np.float64(theta))
+        np.testing.assert_allclose(norm, 1.3, rtol=3e-6)
