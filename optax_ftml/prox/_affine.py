@@ -71,10 +71,10 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
             )
 
     def solve(own):
-        ((x,), scale), (s,) = own.in_range(), own.metric()
+        ((x,), scale), (s,) = own.in_range(), own.relative_step_sizes()
         a = jnp.asarray(matrix).astype(x.dtype)
         b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
-        b = b.reshape((1,) * (x.ndim - 1) + b.shape) / scale
+        b = b.reshape((1,) * (x.ndim - 1) + b.shape) / own.spread(scale)[0]
         points = x
         for _ in range(2):  # The solution, and what its rounding has left.
             points = points - _correction(points, s, a, b)
@@ -87,7 +87,7 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         is_inside = jnp.all(
             residual <= own.rounding * size, axis=-1, keepdims=True
         )
-        return [jnp.where(is_inside, own.x[0], points * scale)]
+        return [jnp.where(is_inside, own.x[0], points * own.spread(scale)[0])]
 
     return _slices.by_slice("affine_set", solve, -1, check=check)
 

@@ -217,7 +217,12 @@ def check_not_0(own: Any, offset: Any, normal: Any) -> None:
 
 
 def check_section(
-    own: Any, offset: Any, lower: Any, upper: Any, normal: Any
+    own: Any,
+    offset: Any,
+    lower: Any,
+    upper: Any,
+    normal: Any,
+    at_most: bool = False,
 ) -> None:
     """Raises if a section of a box is known to be empty."""
     check_not_0(own, offset, normal)
@@ -237,7 +242,9 @@ def check_section(
     slack = own.rounding * (
         np.abs(offset) + sum(np.where(np.isfinite(x), x, 0) for x in finite)
     )
-    if np.any(least > offset + slack) or np.any(most < offset - slack):
+    if np.any(least > offset + slack) or (
+        not at_most and np.any(most < offset - slack)
+    ):
         raise ValueError(
             "lower, upper, normal and offset must leave a section that is not "
             f"empty: between lower and upper the normal's products lie from "
@@ -248,10 +255,8 @@ def check_section(
 def sum_of_slice(own: Any, arrays: Sequence[Any]) -> Any:
     """Sums over each slice known numbers that broadcast to the leaves."""
     return sum(
-        np.broadcast_to(a, x.shape).sum(
-            axis=own.axis, dtype=np.float64, keepdims=own.axis is not None
-        )
-        for a, x in zip(arrays, own.x, strict=True)
+        np.broadcast_to(a, x.shape).sum(axis=axes, dtype=np.float64)
+        for a, x, axes in zip(arrays, own.x, own.axes, strict=True)
     )
 
 

@@ -13,7 +13,7 @@ from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
 from optax_ftml.prox import _splitting
-from optax_ftml.prox._slices import each
+from optax_ftml.prox._splitting import each
 
 
 def in_metric(
@@ -106,12 +106,13 @@ def in_metric(
         )
         if not sum(leaf.size for leaf in x):
             return leader
-        own = _slices.Slice(x, s, None)
+        own = _slices.Slices(x, s, [tuple(range(leaf.ndim)) for leaf in x])
         treedef = jax.tree.structure(leader)
         scaled, length = own.in_range()
         # Less than rounding of the largest step size moves nothing.
         metric = each(
-            lambda m: jnp.maximum(m, jnp.finfo(m.dtype).eps), own.metric()
+            lambda m: jnp.maximum(m, jnp.finfo(m.dtype).eps),
+            own.relative_step_sizes(),
         )
         units = jax.lax.stop_gradient((own.max(s), length))
 

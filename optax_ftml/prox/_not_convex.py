@@ -5,6 +5,7 @@ where it starts.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,8 @@ import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
-from optax_ftml.prox._slices import each
 
 
 def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -55,36 +55,75 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Statistical Computing 4(3), 1983
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, radius):
-        metric = own.metric()
-        safe = jnp.where(radius > 0, radius, 1)
-        # 1 + mu s is rest + nu s, where nu is at least 0.
-        rest = each(lambda s: jnp.maximum(1 - s, 0), metric)
-        scaled = own.each(jnp.multiply, safe, rest)
-        nu, below = _root.secular(
-            own, scaled, lambda factor: own.each(jnp.multiply, factor, metric)
+    # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
+    def theta(nu, x, s, rest, _):
+        below = rest + nu * s
+        return x / jnp.where(below > 0, below, 1).astype(x.dtype)
+
+    def square(nu, x, s, rest, radius):
+        return _search.squared_ratio(x, radius * (rest + nu * s))
+
+    def start(x, s, rest, radius):
+        return (jnp.abs(x) / radius - rest) / s
+
+    def rest_of(largest, s):
+        # Where s is the largest, exactly 0 however s has been rounded.
+        quotient = s / jax.lax.stop_gradient(s)
+        return 1 - jnp.where(s >= largest, quotient, s)
+
+    def solve(slices, given):
+        radius = jnp.where(given > 0, given, 1)
+        s = slices.relative_step_sizes()
+        largest = jax.lax.stop_gradient(slices.max(s))
+        s = slices.map(jnp.divide, s, largest)
+        largest = jax.lax.stop_gradient(slices.max(s))
+        rest = slices.map(rest_of, largest, s)
+        arguments = slices.x, s, rest, radius
+        nu = _search.multiplier(
+            slices,
+            theta,
+            square,
+            _search.reciprocal_norm,
+            start,
+            *arguments,
+            steps=14,
         )
-        points = own.each(lambda r, x, q: x / q * r, safe, own.x, below)
-        ratios = own.each(lambda r, p: jnp.abs(p) / r, safe, points)
-        found = own.sum(each(jnp.square, ratios))
-        is_free = each(
-            lambda a: (a < jnp.finfo(a.dtype).eps).astype(a.dtype), rest
+        # Where there is no such nu, those of the largest s share what lacks.
+        is_free = slices.map(lambda rest: rest == 0, rest)
+        outside = slices.map(
+            lambda r, x, rest, free: jnp.where(
+                free, 0, _search.squared_ratio(x, r * jnp.where(free, 1, rest))
+            ),
+            radius,
+            slices.x,
+            rest,
+            is_free,
         )
-        is_short = (found < 1 - own.rounding) & (nu == 0)
-        lack = jnp.where(is_short, 1 - found, 1) / own.sum(is_free)
-        lack = jnp.where(is_short, safe * jnp.sqrt(lack), 0)
-        points = own.each(
-            lambda l, p, free: p + l * free, lack, points, is_free
+        found = slices.sum(outside)
+        is_short = (found < 1) & slices.all(
+            slices.map(lambda x, free: (x == 0) | ~free, slices.x, is_free)
         )
-        points = own.each(
-            lambda keep, p: p * keep, (radius > 0).astype(own.dtype), points
+        number = slices.sum(slices.map(jnp.int32, is_free)).astype(found.dtype)
+        share = jnp.where(is_short, 1 - found, 0) / number
+        share = radius * jnp.sqrt(jnp.where(is_short, share, 1))
+
+        def shared(is_short, share, free, x, rest, point):
+            rest = jnp.where(free, 1, rest).astype(x.dtype)
+            alone = jnp.where(free, share.astype(x.dtype), x / rest)
+            return jnp.where(is_short, alone, point)
+
+        points = slices.map(theta, nu, *arguments)
+        points = slices.map(
+            shared, is_short, share, is_free, slices.x, rest, points
         )
-        ratios = own.each(lambda r, x: jnp.abs(x) / r, safe, own.x)
-        squares = own.sum(each(jnp.square, ratios))
-        is_feasible = jnp.abs(squares - 1) <= own.rounding
-        return own.where(is_feasible & (radius > 0), own.x, points)
+        squares = slices.sum(
+            slices.map(_search.squared_ratio, slices.x, radius)
+        )
+        is_feasible = jnp.abs(squares - 1) <= slices.rounding
+        points = slices.where(is_feasible, slices.x, points)
+        return slices.map(lambda r, p: jnp.where(r > 0, p, 0), given, points)
 
     return _slices.by_slice(
         "l2_sphere",
@@ -128,27 +167,32 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         Computational Harmonic Analysis 27(3), 2009
     """
     _checks.check_integer("k", k, 0)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own):
+    def solve(slices):
         # What leaving a number out costs.
-        cost = each(
-            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(own.dtype),
-            own.x,
-            own.metric(),
+        cost = slices.map(
+            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(slices.dtype),
+            slices.x,
+            slices.relative_step_sizes(),
         )
-        room = min(int(k), own.size)
-        edge = _edge(own, cost, room)
-        ties = each(
-            lambda c, place: jnp.where(c == edge, place, -1), cost, _places(own)
+        room = jnp.full(slices.shape, min(int(k), slices.size), jnp.int32)
+        edge = _edge(slices, cost, room)
+        ties = slices.map(
+            lambda edge, c, place: jnp.where(c == edge, place, -1),
+            edge,
+            cost,
+            _places(slices),
         )
-        above = own.count(each(lambda c: c > edge, cost))
-        last = _edge(own, ties, room - above)
-        return each(
-            lambda x, c, tie: jnp.where(
+        above = slices.sum(slices.map(jnp.greater, cost, edge))
+        last = _edge(slices, ties, room - above)
+        return slices.map(
+            lambda edge, last, x, c, tie: jnp.where(
                 (c < edge) | ((c == edge) & (tie < last)), 0, x
             ),
-            own.x,
+            edge,
+            last,
+            slices.x,
             cost,
             ties,
         )
@@ -156,27 +200,29 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     return _slices.by_slice("top_k", solve, axis, is_complex=True)
 
 
-def _edge(own, keys, room):
+def _edge(slices, keys, room):
     """The largest number, from 0, that at least so many keys reach."""
     dtype = keys[0].dtype
     info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
-    return _root.bisect(
-        lambda edge: own.count(each(lambda key: key >= edge, keys)) >= room,
-        own.full(0, dtype),
-        own.full(info(dtype).max, dtype),
+    return _search.bisect(
+        lambda edge: (
+            slices.sum(slices.map(jnp.greater_equal, keys, edge)) >= room
+        ),
+        jnp.zeros(slices.shape, dtype),
+        jnp.full(slices.shape, info(dtype).max, dtype),
     )
 
 
-def _places(own):
+def _places(slices):
     """Numbers those of each slice from its last, 0, to its first."""
     places, before = [], 0
-    for x in own.x:
+    for x, axes in zip(slices.x, slices.axes, strict=True):
         place = jnp.zeros(x.shape, jnp.int32)
-        for i in _slices.axes_of(x.shape, own.axis):
+        for i in axes:
             iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, i)
             place = place * x.shape[i] + iota
-        places.append(own.size - 1 - before - place)
-        before += x.size
+        places.append(slices.size - 1 - before - place)
+        before += math.prod(x.shape[i] for i in axes)
     return places
 
 
@@ -213,7 +259,7 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
     if not known.size:
         raise ValueError(f"values must have at least one level, got {values}.")
 
-    def solve(own):
+    def solve(slices):
         def nearest(x):
             steps = known.astype(x.dtype)
             result = jnp.full_like(x, steps[0])
@@ -221,6 +267,6 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
                 result = jnp.where(x - low > high - x, high, result)
             return jnp.where(jnp.isnan(x), x, result)
 
-        return each(nearest, own.x)
+        return slices.map(nearest, slices.x)
 
     return _slices.by_slice("levels", solve, ())

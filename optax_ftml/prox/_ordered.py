@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
 
 
@@ -56,10 +56,11 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
     def solve(own):
         (x,), scale = own.in_range()
         x, weight = (
-            jnp.moveaxis(a, axis, -1) for a in (x, 1 / own.metric()[0])
+            jnp.moveaxis(a, axis, -1)
+            for a in (x, 1 / own.relative_step_sizes()[0])
         )
         x = -_in_order(-x, weight) if decreasing else _in_order(x, weight)
-        return [jnp.moveaxis(x, -1, axis) * scale]
+        return own.map(jnp.multiply, [jnp.moveaxis(x, -1, axis)], scale)
 
     return _slices.by_slice("monotone", solve, axis)
 
@@ -90,25 +91,24 @@ def _merge(x, weight):
     left, right = x[..., 0, :], x[..., 1, :]
     end, begin = left[..., -1:], right[..., :1]
 
-    own = _slices.Slice(
-        [left, right], [weight[..., 0, :], weight[..., 1, :]], -1
-    )
+    p, q = weight[..., 0, :], weight[..., 1, :]
+
+    def total(x):
+        return jnp.sum(x, axis=-1, keepdims=True)
 
     def moved(v, left, right, p, q):
         """What moves down to v, less what moves up."""
         down = jnp.where(left > v, left - v, 0) * p
         up = jnp.where(right < v, v - right, 0) * q
-        return own.sum([down - up])
+        return total(down - up)
 
-    halves = jax.lax.stop_gradient((left, right, *own.s))
+    halves = jax.lax.stop_gradient((left, right, p, q))
     # In order they need no move, and v is the end of the left half.
-    v = _root.bisect(
+    v = _search.bisect(
         lambda v: moved(v, *halves) >= 0, jnp.minimum(begin, end), end
     )
-    mass = own.sum(
-        [jnp.where(left > v, own.s[0], 0), jnp.where(right < v, own.s[1], 0)]
-    )
-    v = v + moved(v, left, right, *own.s) / jnp.where(mass > 0, mass, 1)
+    mass = total(jnp.where(left > v, p, 0) + jnp.where(right < v, q, 0))
+    v = v + moved(v, left, right, p, q) / jnp.where(mass > 0, mass, 1)
     return jnp.stack(
         [jnp.where(left > v, v, left), jnp.where(right < v, v, right)], axis=-2
     )

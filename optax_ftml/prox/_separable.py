@@ -1,5 +1,6 @@
 """Proxes of what is a sum over coordinates: bounds, L1, elastic net."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
-from optax_ftml.prox._slices import each
 
 
 def box(lower: Any, upper: Any) -> _numerics.Prox:
@@ -39,19 +39,12 @@ def box(lower: Any, upper: Any) -> _numerics.Prox:
     """
     _checks.check_bounds(lower, upper)
 
-    def solve(own, lower, upper):
-        return each(_clip, own.x, lower, upper)
+    def solve(slices, lower, upper):
+        return slices.map(jnp.clip, slices.x, lower, upper)
 
     return _slices.by_slice(
         "box", solve, (), numbers={"lower": lower, "upper": upper}
     )
-
-
-def _clip(x, lower, upper):
-    # Arrays take two operations, which XLA's compiler has to put together.
-    if lower.size == upper.size == 1:
-        return jax.lax.clamp(lower.reshape([]), x, upper.reshape([]))
-    return jnp.clip(x, lower, upper)
 
 
 def non_negative() -> _numerics.Prox:
@@ -112,15 +105,13 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
             f"non_negative must be True or False, got {non_negative!r}."
         )
 
-    def solve(own, strength):
-        if non_negative:
-            return each(
-                lambda x, s, l1: jnp.maximum(x - l1 * s, 0),
-                own.x,
-                own.s,
-                strength,
-            )
-        return soft_threshold(own.x, own.s, strength)
+    def solve(slices, strength):
+        return slices.map(
+            functools.partial(soft_threshold, non_negative=non_negative),
+            slices.x,
+            slices.penalty_step_sizes(),
+            strength,
+        )
 
     return _slices.by_slice(
         "l1",
@@ -161,13 +152,13 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
     _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
     _checks.check_numbers("l2", l2, _checks.AT_LEAST_0, _checks.FINITE)
 
-    def solve(own, l1, l2):
-        return each(
-            lambda x, s, l2: x / (1 + l2 * s),
-            soft_threshold(own.x, own.s, l1),
-            own.s,
-            l2,
-        )
+    def shrink(x, s, l1, l2):
+        shrunk = soft_threshold(x, s, l1)
+        return shrunk / (1 + l2 * s).astype(x.dtype)
+
+    def solve(slices, l1, l2):
+        s = slices.penalty_step_sizes()
+        return slices.map(shrink, slices.x, s, l1, l2)
 
     return _slices.by_slice(
         "elastic_net", solve, (), numbers={"l1": l1, "l2": l2}, is_complex=True
@@ -175,14 +166,15 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
 
 
 def soft_threshold(
-    x: _slices.Arrays, s: _slices.Arrays, strength: _slices.Arrays
-) -> _slices.Arrays:
-    """The prox of the L1 norm, leaf by leaf."""
-
-    def shrink(x, s, strength):
-        if jnp.iscomplexobj(x):
-            return jnp.sign(x) * jnp.maximum(jnp.abs(x) - strength * s, 0)
-        # A strength of 0 leaves every bit as it is.
-        return x - jnp.clip(x, -strength * s, strength * s)
-
-    return each(shrink, x, s, strength)
+    x: jax.Array, s: jax.Array, strength: jax.Array, non_negative: bool = False
+) -> jax.Array:
+    """Returns the prox of the L1 norm, elementwise."""
+    if non_negative:
+        return jnp.maximum(x - strength * s, 0)
+    if jnp.iscomplexobj(x):
+        shrunk = jnp.maximum(jnp.abs(x) - strength * s, 0)
+        return jnp.where(
+            strength * s > 0, jnp.sign(x) * shrunk.astype(x.dtype), x
+        )
+    # A strength of 0 leaves every bit as it is.
+    return x - jnp.clip(x, -strength * s, strength * s)

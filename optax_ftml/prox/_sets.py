@@ -1,17 +1,21 @@
 """Projections in the metric onto sets with one equation a slice."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
-from optax_ftml.prox._slices import each
 
 
-def simplex(total: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
+def simplex(
+    total: Any = 1.0, *, at_most: bool = False, axis: Any = None
+) -> _numerics.Prox:
     r"""Projects onto :math:`\theta \ge 0,\ \sum_i \theta_i = \text{total}`.
 
     .. math::
@@ -21,6 +25,7 @@ def simplex(total: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
 
     Args:
         total: The sum of each slice, at least 0.
+        at_most: Whether the sum may also be less.
         axis: The axes of the slices; None for all leaves as one vector.
 
     Returns:
@@ -46,10 +51,10 @@ def simplex(total: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
     _checks.check_numbers("total", total, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, total):
-        return _with_sum(own, own.x, total)
+    def solve(slices, total):
+        return _with_sum(slices, slices.x, total, at_most)
 
     return _slices.by_slice(
         "simplex", solve, axis, slice_numbers={"total": total}
@@ -90,15 +95,12 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, radius):
-        size = each(jnp.abs, own.x)
-        norm = own.sum(size)
-        is_inside = norm <= radius * (1 + own.rounding)
-        points = _with_sum(own, size, jnp.minimum(radius, norm))
-        signed = each(lambda p, x: p * jnp.sign(x), points, own.x)
-        return own.where(is_inside, own.x, signed)
+    def solve(slices, radius):
+        sizes = slices.map(jnp.abs, slices.x)
+        shrunk = _with_sum(slices, sizes, radius, at_most=True)
+        return slices.map(_resized, slices.x, sizes, shrunk)
 
     return _slices.by_slice(
         "l1_ball",
@@ -109,32 +111,22 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     )
 
 
-def _with_sum(own, x, total):
-    """Projects onto what is at least 0 and has this sum."""
-    own = _slices.Slice(x, own.s, own.axis)
-    metric = own.metric()
-    zeros, ones, infinities = (
-        [jnp.asarray(value, leaf.dtype) for leaf in x]
-        for value in (0, 1, jnp.inf)
+def _resized(x, size, new):
+    return jnp.where(new == size, x, jnp.sign(x) * new.astype(x.dtype))
+
+
+def _with_sum(slices, x, total, at_most):
+    """Returns the theta = max(x - mu s, 0) with this sum, or at most it."""
+    return _section(
+        _slices.Slices(x, slices.s, slices.axes),
+        total,
+        jnp.ones_like(total),
+        (jnp.zeros_like(total), total),
+        at_most=at_most,
+        term=lambda mu, x, s, *_: jax.nn.relu(x - mu * s),
+        start=lambda x, s, _, low, total: (x - total) / s,
+        steps=15,
     )
-    points = _root.clipped(own, metric, ones, total, zeros, infinities)
-    # Leaders far larger than the total leave a sum with their rounding, or 0:
-    # then the last to become 0 have everything.
-    found = own.sum(points)
-    last = each(jnp.divide, x, metric)
-    is_last = own.each(jnp.equal, own.max(last), last)
-    share = total / jnp.maximum(own.count(is_last), 1).astype(own.dtype)
-    points = own.where(
-        ~(found <= 0),
-        own.each(
-            lambda c, p: p * c, total / jnp.where(found <= 0, 1, found), points
-        ),
-        own.each(lambda c, last: jnp.where(last, c, 0), share, is_last),
-    )
-    is_feasible = own.all(each(lambda x: x >= 0, x)) & (
-        jnp.abs(own.sum(x) - total) <= own.rounding * total
-    )
-    return own.where(is_feasible, x, points)
 
 
 def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -175,16 +167,32 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Statistical Computing 4(3), 1983
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, radius):
-        safe = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
-        radii = own.each(jnp.asarray, safe)
-        mu, below = _root.secular(own, radii, own.metric_times())
-        scale = jnp.where(radius > 0, safe, 0)
-        points = own.each(lambda r, x, q: x / q * r, scale, own.x, below)
-        is_inside = (mu == 0) & (radius > 0) | (radius == jnp.inf)
-        return own.where(is_inside, own.x, points)
+    def theta(mu, x, s, _):
+        return x / (1 + mu * s).astype(x.dtype)
+
+    def square(mu, x, s, radius):
+        return _search.squared_ratio(x, radius * (1 + mu * s))
+
+    def start(x, s, radius):
+        return jnp.maximum(jnp.abs(x) / radius - 1, 0) / s
+
+    def solve(slices, radius):
+        largest = jnp.finfo(radius.dtype).max
+        some = jnp.where(radius > 0, jnp.minimum(radius, largest), 1)
+        arguments = slices.x, slices.relative_step_sizes(), some
+        mu = _search.multiplier(
+            slices,
+            theta,
+            square,
+            _search.reciprocal_norm,
+            start,
+            *arguments,
+            at_most=True,
+        )
+        theta_ = slices.map(theta, mu, *arguments)
+        return slices.map(lambda r, t: jnp.where(r > 0, t, 0), radius, theta_)
 
     return _slices.by_slice(
         "l2_ball",
@@ -222,7 +230,7 @@ def hyperplane(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
         >>> print(f(jnp.array([1.0, 3.0]), jnp.array([3.0, 1.0])))
         [-2.  2.]
     """
-    return _flat("hyperplane", normal, offset, axis)
+    return _flat("hyperplane", normal, offset, axis, at_most=False)
 
 
 def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
@@ -254,34 +262,23 @@ def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
         >>> print(f(jnp.array([-1.0, -3.0]), jnp.ones(2)))
         [-1. -3.]
     """
-    return _flat("halfspace", normal, offset, axis)
+    return _flat("halfspace", normal, offset, axis, at_most=True)
 
 
-def _flat(name, normal, offset, axis):
+def _flat(name, normal, offset, axis, at_most):
     _checks.check_normal(normal)
     _checks.check_numbers("offset", offset, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, offset, normal):
-        metric = own.metric()
-        # Scaled, so that the square of a small normal is not 0.
-        scale = 1 / own.max(each(jnp.abs, normal))
-        a = own.each(jnp.multiply, scale, normal)
-        offset = offset * scale
-        direction = each(jnp.multiply, metric, a)
-        length = own.sum(each(jnp.multiply, direction, a))
-        products = each(jnp.multiply, a, own.x)
-        found, size = own.sum(products), own.sum(each(jnp.abs, products))
-        points = own.x
-        for _ in range(3):  # The solution, and twice what its rounding left.
-            excess = own.sum(each(jnp.multiply, a, points)) - offset
-            points = own.each(
-                lambda r, x, d: x - r * d, excess / length, points, direction
-            )
-        is_inside = _is_equal(found, offset, size, own)
-        if name == "halfspace":
-            is_inside |= found <= offset
-        return own.where(is_inside, own.x, points)
+    def solve(slices, offset, normal):
+        return _section(
+            slices,
+            offset,
+            normal,
+            at_most=at_most,
+            start=None,
+            steps=1,
+        )
 
     return _slices.by_slice(
         name,
@@ -294,7 +291,13 @@ def _flat(name, normal, offset, axis):
 
 
 def box_section(
-    lower: Any, upper: Any, normal: Any, offset: Any, *, axis: Any = None
+    lower: Any,
+    upper: Any,
+    normal: Any,
+    offset: Any,
+    *,
+    at_most: bool = False,
+    axis: Any = None,
 ) -> _numerics.Prox:
     r"""Projects onto a box cut by the hyperplane :math:`a \cdot \theta = b`.
 
@@ -310,6 +313,8 @@ def box_section(
         normal: The normal :math:`a`, not 0 in all of a slice: an array that
             broadcasts against every leaf, or a tree.
         offset: The offset :math:`b` of each slice.
+        at_most: Whether :math:`a \cdot \theta \le b` is enough: the box is
+            then cut by a halfspace.
         axis: The axes of the slices; None for all leaves as one vector.
 
     Returns:
@@ -337,40 +342,11 @@ def box_section(
     _checks.check_bounds(lower, upper)
     _checks.check_normal(normal)
     _checks.check_numbers("offset", offset, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    def solve(own, offset, lower, upper, normal):
-        metric = own.metric()
-        a, lower, upper = (
-            _like(own.x, value) for value in (normal, lower, upper)
-        )
-        direction = each(jnp.multiply, metric, a)
-        points, scale = own.in_range()
-        low, high = (
-            own.each(lambda c, p: p / c, scale, bound)
-            for bound in (lower, upper)
-        )
-        points = _root.clipped(
-            _slices.Slice(points, own.s, own.axis),
-            direction,
-            a,
-            offset / scale,
-            low,
-            high,
-        )
-        points = own.each(
-            lambda c, x, p, q: jnp.clip(x * c, p, q),
-            scale,
-            points,
-            lower,
-            upper,
-        )
-        products = each(jnp.multiply, a, own.x)
-        size = own.sum(each(jnp.abs, products))
-        is_inside = own.all(
-            each(lambda x, p, q: (x >= p) & (x <= q), own.x, lower, upper)
-        ) & _is_equal(own.sum(products), offset, size, own)
-        return own.where(is_inside, own.x, points)
+    def solve(slices, offset, lower, upper, normal):
+        bounds = lower, upper
+        return _section(slices, offset, normal, bounds, at_most=at_most)
 
     return _slices.by_slice(
         "box_section",
@@ -378,14 +354,75 @@ def box_section(
         axis,
         slice_numbers={"offset": offset},
         numbers={"lower": lower, "upper": upper, "normal": normal},
-        check=_checks.check_section,
+        check=functools.partial(_checks.check_section, at_most=at_most),
     )
 
 
-def _is_equal(found, target, size, own):
-    slack = own.rounding * jnp.maximum(size, jnp.abs(target))
-    return jnp.abs(found - target) <= slack
+def _section(
+    slices: _slices.Slices,
+    target: jax.Array,
+    normal: Any,
+    bounds: tuple = (),
+    *,
+    at_most: bool,
+    term: Callable | None = None,
+    start: Callable | str | None = _search.BISECTION,
+    steps: int | None = None,
+) -> _slices.Arrays:
+    """Returns theta = clip(x - mu s a, *bounds) with a . theta = target."""
+
+    def theta(mu, x, s, a, *bounds):
+        return _clip(x - mu * (s * a), *bounds)
+
+    def product(mu, x, s, a, *bounds):
+        return a * theta(mu, x, s, a, *bounds)
+
+    arguments = slices.x, slices.relative_step_sizes(), normal, *bounds
+    mu = _search.multiplier(
+        slices,
+        theta,
+        term or product,
+        lambda found: found - target,
+        start,
+        *arguments,
+        at_most=at_most,
+        steps=steps,
+    )
+    return _settled(slices, mu, target, *arguments)
 
 
-def _like(x, values):
-    return each(lambda x, v: jnp.broadcast_to(v, x.shape), x, values)
+def _settled(slices, mu, target, x, s, normal, *bounds):
+    """Returns theta(mu), with what rounding of mu has left of the residual."""
+    eps = float(jnp.finfo(slices.dtype).eps)
+
+    def unclipped(mu, x, s, a, *bounds):
+        y = x - mu * (s * a)
+        at = _clip(y, *bounds)
+        is_near = jnp.abs(y - at) <= 4 * eps * (jnp.abs(x) + jnp.abs(at))
+        return jnp.where(is_near, at, y)
+
+    def excess(y, a, *bounds):
+        return a * _clip(y, *bounds)
+
+    def free(y, s, a, *bounds):
+        # What is at a bound counts as free, so that no step goes too far.
+        return jnp.where(y == _clip(y, *bounds), s * a * a, 0)
+
+    y = slices.map(unclipped, mu, x, s, normal, *bounds)
+    for _ in range(3):
+        found = slices.sum(slices.map(excess, y, normal, *bounds)) - target
+        slope = slices.sum(slices.map(free, y, s, normal, *bounds))
+        step = found / jnp.where(slope > 0, slope, 1)
+        step = jnp.where((slope > 0) & (mu != 0), step, 0)
+        step = jax.lax.stop_gradient(step)
+        y = slices.map(
+            lambda step, y, s, a: y - step * (s * a), step, y, s, normal
+        )
+    return slices.map(_clip, y, *bounds)
+
+
+def _clip(x, lower=None, upper=None):
+    # At a bound the derivative is the bound's, as it is beyond.
+    if lower is None:
+        return x
+    return jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 
 from optax_ftml.prox import _slices
 from optax_ftml.prox._slices import Arrays
-from optax_ftml.prox._slices import each
 
 MEMORY = 5  # steps
+
+
+def each(function: Callable, *lists: Arrays) -> Arrays:
+    """Maps over the leaves."""
+    return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
 class _State(NamedTuple):
@@ -69,7 +73,9 @@ def solve(
             from the leader.
         max_iterations: The most residuals.
     """
-    own = _slices.Slice(leader, s, None)
+    own = _slices.Slices(
+        leader, s, [tuple(range(leaf.ndim)) for leaf in leader]
+    )
     largest = own.max(each(jnp.abs, leader))
     none_yet = jnp.asarray(jnp.finfo(own.dtype).max, own.dtype)
 
@@ -77,7 +83,7 @@ def solve(
         return own.sum(each(lambda a, b: jnp.real(a * jnp.conj(b)), a, b))
 
     def plain(alpha, q, residual):
-        return own.each(
+        return own.map(
             lambda alpha, s, q, r: q + r / (s + alpha), alpha, s, q, residual
         )
 
@@ -109,10 +115,10 @@ def solve(
         # What is left after so long is more and more the rounding of f's.
         late = jnp.maximum(now.number - 40, 0).astype(own.dtype) / 20
         rounding = late * largest
-        seen = own.each(_beyond_rounding, rounding, residual, x, leader)
+        seen = own.map(_beyond_rounding, rounding, residual, x, leader)
         # Strong convexity bounds the distance by a subgradient's norm.
         bound = own.sum(
-            own.each(
+            own.map(
                 lambda alpha, s, r: jnp.square(r * (1 - s / alpha)) / s,
                 now.alpha,
                 s,

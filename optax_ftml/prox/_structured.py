@@ -1,19 +1,20 @@
 """Penalties that make whole slices 0."""
 
+import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _separable
 from optax_ftml.prox import _slices
 
 
-def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _numerics.Prox:
+def group_lasso(
+    strength: Any, *, axis: Any, l1: Any = 0.0, non_negative: bool = False
+) -> _numerics.Prox:
     r"""Shrinks the norm of each slice, many of them to 0.
 
     .. math::
@@ -31,7 +32,8 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _numerics.Prox:
         axis: The axes of the slices: for a layer whose kernel has the shape
             (inputs, outputs), 0 makes the weights of each output a group. None
             for all leaves as one vector.
-        l1: At least 0, for each number, in the same units.
+        l1: At least 0, per parameter, in the same units.
+        non_negative: Whether the parameters must be at least 0 as well.
 
     Returns:
         A ``prox`` for :func:`optax_ftml.ftml`.
@@ -61,23 +63,47 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _numerics.Prox:
         "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
     )
     _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
+    _slices.check_axis(axis)
 
-    leaves = jax.tree.leaves(l1)
-    is_sparse = not _checks.is_known(*leaves) or any(map(np.any, leaves))
+    def theta(mu, x, s, strength):
+        below = mu + strength * s
+        factor = mu / jnp.where(below > 0, below, 1)
+        return jnp.where(strength > 0, x * factor.astype(x.dtype), x)
 
-    def solve(own, strength, l1):
-        if is_sparse:
-            x = _separable.soft_threshold(own.x, own.s, l1)
-            own = _slices.Slice(x, own.s, own.axis)
+    def square(mu, x, s, strength):
+        return _search.squared_ratio(x, mu + strength * s)
 
-        def times(factor):
-            return own.each(jnp.asarray, factor)
-
-        norm = jnp.where(strength > 0, strength, 1)
-        mu, below = _root.secular(own, own.s, times, norm)
-        points = own.each(lambda mu, x, q: x * (mu / q), mu, own.x, below)
-        return own.where(strength > 0, points, own.x)
+    def solve(slices, strength, l1):
+        s = slices.penalty_step_sizes()
+        x = slices.map(
+            functools.partial(
+                _separable.soft_threshold, non_negative=non_negative
+            ),
+            slices.x,
+            s,
+            l1,
+        )
+        # Of a group that has had a gradient, what has had none is 0 at once.
+        x = slices.map(
+            lambda strength, x, s: jnp.where(
+                _numerics.is_unresisted(s) & (strength > 0), 0, x
+            ),
+            strength,
+            x,
+            s,
+        )
+        mu = _search.multiplier(
+            slices,
+            theta,
+            square,
+            _search.reciprocal_norm,
+            lambda x, s, strength: jnp.abs(x) - strength * s,
+            x,
+            s,
+            strength,
+            at_most=True,
+        )
+        return slices.map(theta, mu, x, s, strength)
 
     return _slices.by_slice(
         "group_lasso",
@@ -85,5 +111,5 @@ def group_lasso(strength: Any, *, axis: Any, l1: Any = 0.0) -> _numerics.Prox:
         axis,
         slice_numbers={"strength": strength},
         numbers={"l1": l1},
-        is_complex=True,
+        is_complex=not non_negative,
     )

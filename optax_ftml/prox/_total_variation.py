@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _root
+from optax_ftml.prox import _search
 from optax_ftml.prox import _slices
 
 
@@ -62,16 +62,18 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
         if own.size == 1:
             return own.x
         (x,), scale = own.in_range()
-        strength = strength / scale * jax.lax.stop_gradient(own.max(own.s))
+        largest = jax.lax.stop_gradient(own.max(own.s))
+        (strength,) = own.spread(strength / scale * largest)
         # Any more leaves no jumps either.
         most = float(jnp.finfo(own.dtype).max) ** 0.75
         strength = jnp.minimum(strength, most)
         problem = [
             jnp.moveaxis(a, axis, -1)
-            for a in (x, 1 / own.metric()[0], strength)
+            for a in (x, 1 / own.relative_step_sizes()[0], strength)
         ]
         tilt = _cuts(*jax.lax.stop_gradient(problem))
-        return [jnp.moveaxis(_means(*problem, tilt), -1, axis) * scale]
+        theta = jnp.moveaxis(_means(*problem, tilt), -1, axis)
+        return own.map(jnp.multiply, [theta], scale)
 
     return _slices.by_slice(
         "total_variation", solve, axis, slice_numbers={"strength": strength}
@@ -81,7 +83,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
 def _cuts(x, weight, strength):
     """Returns the signs of the solution's jumps, 0 where there is none."""
     ends = [f(x, axis=-1, keepdims=True) for f in (jnp.min, jnp.max)]
-    values = _root.bisect(
+    values = _search.bisect(
         lambda t: _reaches(t, x, weight, strength, jnp.sign(jnp.diff(t))),
         *(jnp.broadcast_to(end, x.shape) for end in ends),
     )

@@ -79,6 +79,11 @@ CONVEX = {
         lambda t: (0, [t >= 0, cp.sum(t) == 1.3]),
         np.array([0.7, 0, 0.2, 0.1, 0.3, 0]),
     ),
+    "simplex_at_most": Case(
+        lambda axis: prox.simplex(1.3, at_most=True, axis=axis),
+        lambda t: (0, [t >= 0, cp.sum(t) <= 1.3]),
+        np.array([0.7, 0, 0.2, 0.1, 0, 0]),
+    ),
     "l1_ball": Case(
         lambda axis: prox.l1_ball(1.3, axis=axis),
         lambda t: (0, [cp.norm1(t) <= 1.3]),
@@ -110,6 +115,13 @@ CONVEX = {
         lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t == SECTION]),
         INSIDE,
     ),
+    "box_section_at_most": Case(
+        lambda axis: prox.box_section(
+            LOWER, UPPER, NORMAL, SECTION - 0.2, at_most=True, axis=axis
+        ),
+        lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t <= SECTION - 0.2]),
+        INSIDE - 0.3 * NORMAL / (NORMAL @ NORMAL),
+    ),
     "monotone": Case(
         lambda axis: prox.monotone(),
         lambda t: (0, [t[1:] >= t[:-1]]),
@@ -131,6 +143,12 @@ CONVEX = {
     "sparse_group_lasso": Case(
         lambda axis: prox.group_lasso(0.7, axis=axis, l1=0.3),
         lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.norm1(t), []),
+    ),
+    "non_negative_group_lasso": Case(
+        lambda axis: prox.group_lasso(
+            0.7, axis=axis, l1=0.3, non_negative=True
+        ),
+        lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.sum(t), [t >= 0]),
     ),
     "total_variation": Case(
         lambda axis: prox.total_variation(0.7),
