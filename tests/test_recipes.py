@@ -1,0 +1,121 @@
+"""The guides' recipes hold: strengths that change, and smaller networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import prox
+
+OPTIMIZERS = {
+    "ftml": lambda lr, f: optax_ftml.ftml(lr, prox=f),
+    "proximal_adam": lambda lr, f: optax_ftml.proximal_adam(lr, prox=f),
+}
+TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_strength_that_warms_up(name, dtype):
+    """Ends at the soft threshold of the last strength, in one program."""
+    traces = []
+
+    def make(learning_rate, strength):
+        return OPTIMIZERS[name](learning_rate, prox.l1(strength))
+
+    optimizer = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(
+        learning_rate=optax.cosine_decay_schedule(0.1, 400),
+        strength=optax.linear_schedule(0.0, 0.5, 100),
+    )
+
+    def step(params, state):
+        traces.append(None)
+        grads = (params - TARGET).astype(dtype)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    params = jnp.ones(TARGET.shape, dtype)
+    state = optimizer.init(params)
+    dtypes = jax.tree.map(lambda x: x.dtype, state)
+    for t in range(400):
+        before, last_state = params, state
+        params, state = step(before, last_state)
+        donated = [before, *jax.tree.leaves(last_state.inner_state)]
+        assert all(x.is_deleted() for x in donated)
+        expected = 0.5 * min(t / 100, 1)
+        assert np.isclose(state.hyperparams["strength"], expected)
+    assert len(traces) == 1
+    assert jax.tree.map(lambda x: x.dtype, state) == dtypes
+    assert params.dtype == dtype
+    expected = np.sign(TARGET) * np.maximum(np.abs(TARGET) - 0.5, 0)
+    np.testing.assert_array_equal(params == 0, expected == 0)
+    tolerance = {jnp.float32: 1e-3, jnp.bfloat16: 0.05}[dtype]
+    np.testing.assert_allclose(
+        params.astype(jnp.float32), expected, atol=tolerance
+    )
+
+
+def test_radius_that_shrinks():
+    def make(learning_rate, radius):
+        return optax_ftml.ftml(learning_rate, prox=prox.l2_ball(radius))
+
+    optimizer = optax.inject_hyperparams(make)(
+        learning_rate=0.05, radius=optax.linear_schedule(4.0, 1.0, 50)
+    )
+    params = jnp.zeros(6)
+    state = optimizer.init(params)
+    step = jax.jit(optimizer.update)
+    for t in range(100):
+        updates, state = step(params - jnp.array(TARGET), state, params)
+        params = optax.apply_updates(params, updates)
+        radius = max(4 - 3 * t / 50, 1)
+        assert np.linalg.norm(params) <= radius * (1 + 1e-6)
+    assert np.isclose(np.linalg.norm(params), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("penalty", ["l1", "group_lasso"])
+def test_smallest_strength_at_which_all_is_zero(name, penalty):
+    """Above it all is zero, below it not; the bias is free and fitted first."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (60, 8)) * jnp.logspace(-1, 0.5, 8)
+    y = (jax.random.uniform(keys[1], (60,)) < 0.3).astype(jnp.float32)
+
+    def loss(params):
+        logits = x @ params["w"] + params["b"]
+        return optax.losses.sigmoid_binary_cross_entropy(logits, y).mean()
+
+    bias = jnp.log(y.mean() / (1 - y.mean()))
+    grad = jax.grad(loss)({"w": jnp.zeros(8), "b": bias})["w"]
+    if penalty == "l1":
+        largest, f = jnp.abs(grad).max(), prox.l1
+    else:
+        largest = jnp.linalg.norm(grad.reshape(4, 2), axis=1).max()
+
+        def f(strength):
+            inner = prox.group_lasso(strength, axis=1)
+            return lambda leader, s: inner(
+                leader.reshape(4, 2), s.reshape(4, 2)
+            ).reshape(8)
+
+    for factor in (0.97, 1.03):
+        optimizer = OPTIMIZERS[name](
+            optax.cosine_decay_schedule(0.05, 1500),
+            prox.by_path({"w": f(largest * factor)}),
+        )
+
+        def step(carry, _, optimizer=optimizer):
+            params, state = carry
+            updates, state = optimizer.update(
+                jax.grad(loss)(params), state, params
+            )
+            return (optax.apply_updates(params, updates), state), None
+
+        params = {"w": 0.1 * jnp.ones(8), "b": jnp.zeros([])}
+        (params, _), _ = jax.jit(
+            lambda carry, step=step: jax.lax.scan(step, carry, length=1500)
+        )((params, optimizer.init(params)))
+        assert bool((params["w"] == 0).all()) == (factor > 1)
