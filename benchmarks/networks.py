@@ -256,7 +256,12 @@ def tune(method, steps, train_set, strength):
         values = jax.vmap(lambda p: penalised(p, *train_set, penalty))(params)
         return float(jnp.nan_to_num(values, nan=jnp.inf).mean())
 
-    found = {rate: value(rate) for rate in RATES}
+    return search(RATES, value)
+
+
+def search(rates, value):
+    """Returns values by learning rate, and the best, which is at no end."""
+    found = {rate: value(rate) for rate in rates}
     while True:
         rates = sorted(found)
         best = min(found, key=found.get)
@@ -265,7 +270,7 @@ def tune(method, steps, train_set, strength):
         elif best == rates[-1]:
             new = _neighbour(best, 1)
         else:
-            return found, best
+            return {f"{r:g}": found[r] for r in rates}, best
         found[new] = value(new)
 
 
@@ -288,7 +293,7 @@ def compare(name, data, steps, strength, methods):
         ]
         results[method] = {
             "rate": rate,
-            "grid": {f"{r:g}": v for r, v in sorted(grid.items())},
+            "grid": grid,
             "seeds": [
                 measure(
                     method,
