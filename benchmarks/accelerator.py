@@ -85,12 +85,6 @@ def chained(optimizer):
     )
 
 
-def gpt2():
-    return jax.tree.leaves(
-        _command.gpt2(), is_leaf=lambda x: isinstance(x, tuple)
-    )
-
-
 def step_seconds(run_once, rounds):
     """Returns the median seconds of a step, and its kernels, by the device."""
     with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +164,7 @@ def warm_step(step, optimizer, shapes, dtype):
 
 
 def copy_bandwidth(size, rounds):
-    """Returns the bytes a second at which the device copies."""
+    """Returns the bytes per second at which the device copies."""
     negate = jax.jit(jnp.negative, donate_argnums=0)
     carry = [negate(jnp.ones(size))]
 
@@ -293,7 +287,7 @@ def main():
         known = [name for name in TARGETS if name in kind]
         args.target = TARGETS[known[0]] if known else None
     args.trees = {
-        "GPT-2 small": gpt2(),
+        "GPT-2 small": _command.SHAPES["gpt2"],
         "1,000 small leaves": trees.many_leaves(),
     }
     args.rows = (4096, 1024)

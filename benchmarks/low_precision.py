@@ -2,7 +2,7 @@
 
 Trains the same network from the same start on the same characters, with
 parameters and accumulators in several precisions, and writes a table of the
-losses and of the bytes a parameter:
+losses and of the bytes per parameter:
 
     python benchmarks/low_precision.py
 """
@@ -200,7 +200,7 @@ def main():
         f"A transformer of {size:,} parameters on {len(codes):,} characters "
         f"of Python {platform.python_version()}'s standard library, "
         f"{args.steps:,} steps of {BATCH} x {CONTEXT}, {args.seeds} seed(s); "
-        "loss in nats a character, of the last 200 steps and on held-out "
+        "loss in nats per character, of the last 200 steps and on held-out "
         "modules; bytes of a parameter and its optimizer state together.",
         "",
         "| | bytes/parameter | loss | to float32 | held out |",

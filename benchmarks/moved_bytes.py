@@ -2,7 +2,7 @@
 
     python benchmarks/moved_bytes.py
 
-prints a table of the bytes moved a parameter and of the temporaries, for the
+prints a table of the bytes moved per parameter and of the temporaries, for the
 tree of 68 M parameters; with XLA_FLAGS set, as the flags make them.
 """
 

@@ -1,7 +1,11 @@
-"""The site's settings. Nothing here, and no page, needs a network."""
+"""The site's settings. Nothing here, and no page, needs a network.
 
+The environment variable DOCS_VERSION says which folder of the whole site this
+build is for, and adds the switcher: see versions.py.
+"""
+
+import os
 import pathlib
-import shutil
 import sys
 
 import optax_ftml
@@ -12,11 +16,13 @@ sys.path.insert(0, str(HERE / "_extensions"))
 project = "optax-ftml"
 author = "The optax-ftml authors"
 copyright = author
-version = release = optax_ftml.__version__
+version = release = os.environ.get("DOCS_VERSION") or optax_ftml.__version__
 
 extensions = [
     "external_references",
+    "llms_txt",
     "myst_nb",
+    "notebook_pages",
     "sphinx-mathjax-offline",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
@@ -47,6 +53,7 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "sphinx_book_theme"
 html_title = "optax-ftml"
+html_baseurl = "https://optax-ftml.github.io/optax-ftml/stable/"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
@@ -57,19 +64,18 @@ html_theme_options = {
     "use_download_button": False,
     "use_repository_button": True,
 }
-
-
-def copy_notebooks(app):
-    """Puts the notebooks, with the outputs of their run, beside the pages."""
-    del app
-    source, target = HERE.parent / "notebooks", HERE / "notebooks"
-    target.mkdir(exist_ok=True)
-    for path in source.glob("*.ipynb"):
-        copy = target / path.name
-        if not copy.exists() or copy.read_bytes() != path.read_bytes():
-            shutil.copy(path, copy)
-
-
-def setup(app):
-    """Registers what this file adds to Sphinx."""
-    app.connect("builder-inited", copy_notebooks)
+html_sidebars = {
+    "**": [
+        "navbar-logo.html",
+        "icon-links.html",
+        "search-button-field.html",
+        "sbt-sidebar-nav.html",
+    ]
+}
+if "DOCS_VERSION" in os.environ:
+    html_sidebars["**"].insert(1, "version-switcher.html")
+    html_theme_options |= {
+        "check_switcher": False,
+        "switcher": {"json_url": "../versions.json", "version_match": release},
+        "show_version_warning_banner": True,
+    }

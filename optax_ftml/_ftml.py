@@ -5,13 +5,13 @@ The textbook recursion keeps three arrays per parameter, d, v and z:
     v_t = b2 v_{t-1} + (1 - b2) |g_t|^2
     d_t = (1 - b1^t) / lr_t * (sqrt(v_t / (1 - b2^t)) + eps)
     z_t = b1 z_{t-1} + (1 - b1) g_t - (d_t - b1 d_{t-1}) theta_{t-1}
-    theta_t = prox(-z_t / d_t)
+    theta_t = prox(-z_t / d_t, (1 - b1^t) / d_t)
 
 The two forms here have the same iterates and keep less. The *leader form*
 keeps v and the multiplier m = d (leader - theta), where the leader is -z / d:
 
     leader_t = theta_{t-1} - ((1 - b1) g_t - b1 m_{t-1}) / d_t
-    theta_t = prox(leader_t)
+    theta_t = prox(leader_t, s_t), with the step sizes s_t = (1 - b1^t) / d_t
     m_t = d_t (leader_t - theta_t)
 
 The *delta form* is for when there is no prox. Then m is 0, and v is all there
@@ -105,7 +105,7 @@ def scale_by_ftml(
     float64), whose square is finite. Where the gradient is 0, so is the update.
 
     Args:
-        b1: FTML's first decay rate, in [0, 1).
+        b1: In [0, 1). The step's factor falls from 1 to 1 - b1.
         b2: Decay rate of the squared gradients' average, in [0, 1).
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
@@ -152,14 +152,14 @@ def scale_by_ftml(
 
     def init_fn(params):
         _checks.check_params(params)
-        v = _zeros(params, lambda p: accumulator_dtype or jnp.finfo(p).dtype)
+        v = _zeros(params, lambda x: accumulator_dtype or jnp.finfo(x).dtype)
         return ScaleByFtmlState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):
         del params
         _checks.check_like("updates", updates, state.v)
         count = optax.safe_increment(state.count)
-        c = _scalars([updates, state.v], count, b1, b2, eps, eps_root)
+        c = _scalars([updates, state.v], count, 1.0, b1, b2, eps, eps_root)
         v = _map(_next_v, updates, state.v, c)
         updates = _map(_direction, updates, v, c)
         v = _stochastic_rounding.cast_like(v, state.v, seed, count)
@@ -168,11 +168,11 @@ def scale_by_ftml(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _zeros(params, dtype=lambda wide: wide):
+def _zeros(params, dtype_of=jnp.dtype):
     """Returns zeros like the parameters, in at least float32 by default."""
 
     def zeros(p):
-        return jnp.zeros_like(p, dtype=dtype(_numerics.at_least_float32(p)))
+        return jnp.zeros_like(p, dtype=dtype_of(_numerics.at_least_float32(p)))
 
     return jax.tree.map(zeros, params)
 
@@ -182,14 +182,14 @@ def _map(function, *trees):
     return jax.tree.map(jax.jit(function), *trees)
 
 
-# A step's scalars. The corrections are 1 - b1^t and 1 - b2^t.
+# What a step needs besides arrays. The corrections are 1 - b1^t and 1 - b2^t.
 _Scalars = collections.namedtuple(
     "_Scalars", "lr b1 b2 eps eps_root b1_correction b2_correction"
 )
 
 
-def _scalars(trees, count, *scalars, lr=1.0):
-    """Returns a step's scalars for each leaf, in the dtype of its arithmetic.
+def _scalars(trees, count, lr, b1, b2, eps, eps_root):
+    """Returns a tree with the scalars of each leaf, in its arithmetic's dtype.
 
     b1 and b2 are rounded to it once, so that the weights of an average add up
     to 1, and the bias correction is that of these weights.
@@ -197,9 +197,9 @@ def _scalars(trees, count, *scalars, lr=1.0):
 
     @functools.cache
     def in_dtype(dtype):
-        lr_, *c = (jnp.asarray(x, dtype) for x in (lr, *scalars))
-        corrections = [_numerics.one_minus_power(b, count) for b in c[:2]]
-        return _Scalars(lr_, *c, *corrections)
+        c = [jnp.asarray(x, dtype) for x in (lr, b1, b2, eps, eps_root)]
+        corrections = [_numerics.one_minus_power(b, count) for b in c[1:3]]
+        return _Scalars(*c, *corrections)
 
     def of_leaf(*arrays):
         return in_dtype(jnp.finfo(_numerics.at_least_float32(*arrays)).dtype)
@@ -218,13 +218,13 @@ def _direction(g, v, c):
 
 
 def _gradient(g, c):
-    """Returns g in the dtype of the scalars, bounded where it is finite."""
+    """Returns g in at least the scalars' dtype, bounded where it is finite."""
     g = _numerics.widen(g, c.b2)
     return jnp.where(jnp.isfinite(g), _numerics.bounded(g), g)
 
 
 def _denominator(v, c):
-    # It is 0 only where the gradient is 0, and then the quotient is 0, too.
+    # Without eps it is 0 before the first gradient, and so is what it divides.
     tiny = jnp.finfo(v.dtype).tiny
     return jnp.maximum(jnp.sqrt(v / c.b2_correction + c.eps_root) + c.eps, tiny)
 
@@ -280,8 +280,8 @@ def ftml(
         accumulator_dtype: Dtype of :math:`v`: float32, float64 or bfloat16. By
             default the parameters' own, and at least float32. In bfloat16
             :math:`v` rounds at random, without bias, after it has been used;
-            rounded to nearest it would forget, its changes at
-            :math:`\beta_2 = 0.999` being smaller than half a step.
+            rounded to nearest it would stand still, since its changes at
+            :math:`\beta_2 = 0.999` are smaller than half a step.
         seed: An integer. The random bits are a function of it, of the step and
             of the leaf's path; only :math:`v` in bfloat16 needs them.
         prox: A function ``prox(leader, step_size)``, without defaults, of two
@@ -346,7 +346,7 @@ def ftml(
         <https://proceedings.mlr.press/v70/zheng17a.html>`_, ICML 2017
 
     .. warning::
-        With optax.inject_hyperparams and parameters in bfloat16 give it
+        With optax.inject_hyperparams and parameters in bfloat16 pass
         ``hyperparam_dtype=jnp.float32``: in bfloat16 0.999 is 1.
     """
     schedule = _checks.schedule_of(learning_rate)
@@ -356,65 +356,64 @@ def ftml(
     )
     if prox is not None:
         _checks.check_prox_function(prox)
-        return _leader_form(schedule, *scalars, accumulator_dtype, seed, prox)
-    # Optax casts a schedule's values to the updates' dtype, but not an array.
-    rate = (
-        learning_rate if isinstance(learning_rate, numbers.Real) else schedule
-    )
+        return _leader_form(direction.init, schedule, *scalars, seed, prox)
+    # Optax casts a schedule's value to the updates' dtype, but not an array.
+    is_number = isinstance(learning_rate, numbers.Real)
+    rate = float(learning_rate) if is_number else schedule
     optimizer = optax.chain(direction, optax.scale_by_learning_rate(rate))
     return optax.with_extra_args_support(optimizer)
 
 
-def _leader_form(schedule, b1, b2, eps, eps_root, v_dtype, seed, prox):
-    is_memoryless = isinstance(b1, numbers.Real) and b1 == 0
-    delta_form = scale_by_ftml(accumulator_dtype=v_dtype)
+def _leader_form(init_v, schedule, b1, b2, eps, eps_root, seed, prox):
+    has_m = not (isinstance(b1, numbers.Real) and b1 == 0)
 
     def init_fn(params):
-        count, v = delta_form.init(params)
+        count, v = init_v(params)
         _checks.check_prox(prox, params)
-        return FtmlState(count, v, None if is_memoryless else _zeros(params))
+        return FtmlState(count, v, _zeros(params) if has_m else None)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         _checks.check_like("updates", updates, state.v)
         _checks.check_like("params", params, state.v)
-        count = optax.safe_increment(state.count)
-        lr = schedule(state.count)
-        c = _scalars([params, state.v], count, b1, b2, eps, eps_root, lr=lr)
-        m = _zeros(params) if is_memoryless else state.multiplier
-        # In this order XLA needs no copy: the leader takes the place of m.
-        held = _map(_leader, updates, state.v, m, params, c)
-        last_v = _map(_after, state.v, held)
-        v = _map(_next_v, updates, last_v, c)
-        leader = _map(_leader_or_params, held, params, c)
+        count, lr = optax.safe_increment(state.count), schedule(state.count)
+        c = _scalars([params, state.v], count, lr, b1, b2, eps, eps_root)
+        m = state.multiplier if has_m else _zeros(params)
+        # XLA copies a donated array that is read after its place is taken.
+        # Hence the order: first the leader, in the place of m, then v, then
+        # the parameters, and m last.
+        leader_or_m = _map(_leader_or_m, updates, state.v, m, params, c)
+        v = _map(_next_v, updates, _map(_after, state.v, leader_or_m), c)
+        leader = _map(_leader, leader_or_m, params, c)
         step_sizes = _map(_step_size, v, leader, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
         theta = _map(_after, theta, v)
         updates = _map(_numerics.update_to, theta, params, updates)
-        m = _map(_multiplier, held, v, params, updates, c)
+        m = _map(_multiplier, leader_or_m, v, params, updates, c)
         v = _stochastic_rounding.cast_like(v, state.v, seed, count)
-        return updates, FtmlState(count, v, None if is_memoryless else m)
+        return updates, FtmlState(count, v, m if has_m else None)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _leader(g, v, m, theta, c):
-    """Returns the leader, or m at a learning rate of 0: d is infinite."""
+def _leader_or_m(g, v, m, last_theta, c):
+    """Returns the leader, or m at a learning rate of 0, where d is infinite."""
     v = _next_v(g, v, c)
     pull = (1 - c.b1) * _gradient(g, c) - c.b1 * _numerics.widen(m, c.b1)
     step = (c.lr / c.b1_correction) * pull / _denominator(v, c)
-    leader = jnp.asarray(theta, step.dtype) - step
+    leader = jnp.asarray(last_theta, step.dtype) - step
     return jnp.where(c.lr == 0, m, leader.astype(m.dtype))
 
 
 def _after(x, y):
-    """Returns x, which XLA then computes after y."""
-    return jax.lax.select(y < y, jnp.real(y).astype(x.dtype), x)
+    """Returns x by a choice that depends on y, so that XLA computes y first."""
+    return jnp.where(y < y, jnp.zeros_like(x), x)
 
 
-def _leader_or_params(held, theta, c):
-    return jnp.where(c.lr == 0, jnp.asarray(theta, held.dtype), held)
+def _leader(leader_or_m, last_theta, c):
+    last_theta = jnp.asarray(last_theta, leader_or_m.dtype)
+    return jnp.where(c.lr == 0, last_theta, leader_or_m)
 
 
 def _step_size(v, leader, c):
@@ -425,12 +424,13 @@ def _step_size(v, leader, c):
     return jnp.where(v.real > 0, step_size, free).astype(leader.real.dtype)
 
 
-def _multiplier(held, v, theta, update, c):
-    """Returns d (leader - theta), and m as it was at a learning rate of 0."""
+def _multiplier(leader_or_m, v, last_theta, update, c):
+    """Returns d (leader - theta) for the theta that the update reaches."""
+    theta = _numerics.apply_update(last_theta, update)
     lr = jnp.maximum(c.lr, jnp.finfo(c.lr.dtype).tiny)
-    excess = _numerics.widen(held - _numerics.apply_update(theta, update), lr)
+    excess = _numerics.widen(leader_or_m - theta, lr)
     m = _numerics.bounded(excess * _denominator(v, c) * (c.b1_correction / lr))
-    return jnp.where(c.lr == 0, held, m.astype(held.dtype))
+    return jnp.where(c.lr == 0, leader_or_m, m.astype(leader_or_m.dtype))
 
 
 def proximal_adam(
@@ -456,8 +456,8 @@ def proximal_adam(
             \theta_{t-1} - s_t\, \mu_t / (1 - \beta_1^t),\ s_t)
 
     The prox is in the metric of the step sizes :math:`s_t`, as in
-    :func:`optax_ftml.ftml`, so training ends at the constrained optimum. For
-    networks, where momentum counts, it is the one to take.
+    :func:`optax_ftml.ftml`, so the constrained optimum is where it rests. For
+    networks, where momentum counts, prefer it to FTML.
 
     Args:
         learning_rate: At least 0: a number, an array of shape (), or an optax
@@ -525,10 +525,9 @@ def proximal_adam(
         _checks.check_like("updates", updates, state.mu)
         _checks.check_like("params", params, state.mu)
         lr = schedule(state.count)
-        grads = jax.tree.map(_numerics.widen, updates, state.mu)
-        directions, state = adam.update(grads, state)
-        c = _scalars([directions], state.count, b1, b2, eps, eps_root, lr=lr)
-        leader = _map(_descend, params, directions, c)
+        u, state = adam.update(_map(_numerics.widen, updates, state.mu), state)
+        c = _scalars([u], state.count, lr, b1, b2, eps, eps_root)
+        leader = _map(_descend, params, u, c)
         step_sizes = _map(_step_size, state.nu, leader, c)
         theta = prox(leader, step_sizes)
         _checks.check_like_leader(theta, leader)
@@ -584,20 +583,21 @@ def multipliers(state: optax.OptState) -> optax.Params:
 
     states = filter(is_ftml, jax.tree.leaves(state, is_leaf=is_ftml))
     found = [s.multiplier for s in states if s.multiplier is not None]
-    if not found:
-        raise ValueError(
-            "state must hold a multiplier, got none: ftml keeps one if it has "
-            "a prox and b1 is not the number 0, and proximal_adam keeps none."
-        )
+    right = (
+        "of ftml with a prox and b1 not 0 (proximal_adam keeps no multiplier)"
+    )
+    _checks.check(found, "state", right, "a state without a multiplier")
     return functools.reduce(_merge, found)
 
 
 def _merge(a, b):
     """Fills the masked nodes of one tree from the other."""
-    if isinstance(a, optax.MaskedNode) or isinstance(b, optax.MaskedNode):
-        return b if isinstance(a, optax.MaskedNode) else a
+    if isinstance(a, optax.MaskedNode):
+        return b
+    if isinstance(b, optax.MaskedNode):
+        return a
     children, structure = jax.tree.flatten(a, is_leaf=lambda x: x is not a)
     others = jax.tree.leaves(b, is_leaf=lambda x: x is not b)
-    if jax.tree_util.treedef_is_leaf(structure):
-        raise ValueError("state must hold one multiplier per parameter.")
+    is_leaf = structure == jax.tree.structure(0)
+    _checks.check(not is_leaf, "state", "one multiplier per parameter", "two")
     return structure.unflatten(map(_merge, children, others))

@@ -5,6 +5,7 @@ here: dtypes of at least float32, 1 - b^t without cancellation, the bound on a
 gradient, and an update that does not lead beyond its target.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,10 +17,10 @@ Prox = Callable[[optax.Params, optax.Params], optax.Params]
 
 
 def bound(dtype) -> float:
-    """Returns the largest power of two whose square is half of the maximum.
+    """Returns the largest power of two whose square, twice, is finite.
 
-    A gradient counts as at most this, 2^63 in float32, and it is the step size
-    where there has been no gradient yet.
+    It is 2^63 in float32. The real and the imaginary part of a gradient count
+    as at most this, and it is the step size where there was no gradient yet.
     """
     return 2.0 ** ((jnp.finfo(dtype).maxexp - 2) // 2)
 
@@ -33,22 +34,22 @@ def bounded(x: jax.Array) -> jax.Array:
     """Returns x with each real number in it at most `bound` in size."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(bounded(x.real), bounded(x.imag))
-    limit = bound(x.dtype)
-    return jnp.clip(x, -limit, limit)
+    return jnp.clip(x, -bound(x.dtype), bound(x.dtype))
 
 
 def one_minus_power(b: jax.Array, t: jax.Array) -> jax.Array:
-    """Returns 1 - b^t to a few units in the last place, and its derivative."""
+    """Returns 1 - b^t to a few units in the last place, for every t."""
     near_1 = jnp.maximum(b, 0.5)
     t = t.astype(b.dtype)
-    # near_1 - 1 is exact. 1 - b^t cancels only where b is near 1.
+    # Near 1, 1 - b^t cancels, and near_1 - 1 is exact.
     return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * jnp.log1p(near_1 - 1)))
 
 
 def at_least_float32(*arrays):
     """Returns the widest dtype of float32 and the arrays'."""
-    # NumPy's promotion, which no setting forbids.
-    return np.result_type(np.float32, *map(jnp.result_type, arrays))
+    # NumPy's promotion, which jax_numpy_dtype_promotion="strict" allows.
+    dtypes = map(jnp.result_type, arrays)
+    return functools.reduce(np.promote_types, dtypes, np.dtype("float32"))
 
 
 def widen(x, other):
@@ -63,14 +64,12 @@ def update_to(target, theta, g):
     be the edge of the feasible set, it stops short of it.
     """
     if jnp.iscomplexobj(target):
-        parts = zip(
-            *((x.real, x.imag) for x in (target, theta, g)), strict=True
-        )
-        return jax.lax.complex(*(update_to(*part) for part in parts))
-    target = _round_to(target, jnp.result_type(theta))
-    delta = _round_to(target - jnp.asarray(theta, target.dtype), g.dtype)
+        real = update_to(target.real, theta.real, g.real)
+        return jax.lax.complex(real, update_to(target.imag, theta.imag, g.imag))
+    target = round_to(target, jnp.result_type(theta))
+    delta = round_to(target - jnp.asarray(theta, target.dtype), g.dtype)
     is_beyond = jnp.sign(apply_update(theta, delta) - target) * delta > 0
-    shorter = delta * (1 - float(jnp.finfo(g.dtype).eps))
+    shorter = delta * (1 - float(jnp.finfo(g.dtype).epsneg))
     return jnp.where(is_beyond, shorter, delta).astype(g.dtype)
 
 
@@ -78,12 +77,16 @@ def apply_update(theta, update):
     """Returns what `optax.apply_updates` makes of theta, in float32 or more."""
     dtype = at_least_float32(theta, update)
     reached = jnp.asarray(theta, dtype) + jnp.asarray(update, dtype)
-    return _round_to(reached, jnp.result_type(theta))
+    return round_to(reached, jnp.result_type(theta))
 
 
-def _round_to(x, dtype):
-    """Rounds to a dtype without a cast, which XLA may leave out."""
-    if jnp.iscomplexobj(x):
-        return x.astype(dtype)
+def round_to(x, dtype):
+    """Rounds to a dtype's numbers without a cast, which XLA may leave out."""
     info = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    rounded = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.nexp >= jnp.finfo(x.dtype).nexp:
+        return rounded
+    # reduce_precision makes 0 of the subnormal numbers of float16.
+    tiny, smallest = float(info.tiny), float(info.smallest_subnormal)
+    fixed = jnp.round(x / smallest) * smallest
+    return jnp.where(jnp.abs(x) < tiny, fixed, rounded)

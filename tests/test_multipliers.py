@@ -152,8 +152,8 @@ def test_a_learning_rate_of_0_leaves_them_as_they_are(at):
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        (optax_ftml.ftml(), ("none", "prox")),
-        (ftml(b1=0.0), ("none", "b1")),
+        (optax_ftml.ftml(), ("without a multiplier", "prox")),
+        (ftml(b1=0.0), ("without a multiplier", "b1")),
         (optax_ftml.proximal_adam(0.1, prox=BOX), ("proximal_adam",)),
         (optax.chain(ftml(), ftml()), ("one multiplier per parameter",)),
     ],

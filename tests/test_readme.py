@@ -29,8 +29,14 @@ def test_first_example_learns():
     assert jnp.allclose(params["b"], 1, atol=0.05)
 
 
+def test_one_command_trains_and_one_tests():
+    main, tests = re.findall(r"^python3 -m venv .*", README, re.M)
+    assert main.endswith(" .venv/bin/python examples/digits.py")
+    assert tests.endswith(" .venv-test/bin/python -m pytest")
+
+
 def test_is_a_page():
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 150
 
 
 def test_links_are_absolute():

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from optax_ftml import _checks
+from optax_ftml import _numerics
+from optax_ftml._precision import _stochastic_rounding
 
 
 class MasterParamsState(NamedTuple):
@@ -44,6 +46,13 @@ def with_master_params(
     dtype. This is MXNet's ``multi_precision``, but that a finite step which
     would lead beyond the dtype's largest number ends there.
 
+    The difference of two numbers of the parameter's dtype that are within a
+    factor of two of each other is a number of this dtype, so such steps lose
+    nothing, in whatever dtype the gradients are. With gradients in a low
+    precision, a step that changes the sign of a parameter or more than halves
+    it is rounded as the gradient was; there the copy is what the parameter
+    becomes. With gradients in float32 no step is rounded.
+
     Where the parameters are no longer the rounded master copy, because
     something else has moved them (a projection, a checkpoint, a new
     initialisation), the copy starts again from the parameters.
@@ -57,10 +66,8 @@ def with_master_params(
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`, whose state is a
         :class:`optax_ftml.MasterParamsState`. It needs the parameters in
-        ``update``, and must come last in a chain. The updates of parameters
-        that have a copy are in ``dtype``, whatever the gradients' dtype: only
-        there is the way from one low-precision number to another a number.
-        :func:`optax.apply_updates` returns the parameters' dtype.
+        ``update``, and must come last in a chain. Updates have their
+        gradients' dtype.
 
     Raises:
         ValueError: An unusable ``dtype`` or, from ``update``, missing
@@ -96,26 +103,25 @@ def with_master_params(
             ),
             params,
         )
-        return MasterParamsState(master, inner.init(_widen(params, master)))
+        wide = _map(lambda m, p: m, master, params)
+        return MasterParamsState(master, inner.init(wide))
 
     def update_fn(updates, state, params=None, **extra_args):
         _checks.check_given("params", params)
-        master = jax.tree.map(_follow, params, state.master)
+        grads, master = updates, state.master
+        wide = _map(_follow, master, params)
         updates, inner_state = inner.update(
-            jax.tree.map(_cast_like, updates, master),
+            _map(lambda m, g: g.astype(m.dtype), master, grads),
             state.inner_state,
-            _widen(params, master),
+            wide,
             **extra_args,
         )
-        updates = jax.tree.map(_towards, params, master, updates)
-        # Added up as apply_updates does: its sum, before it casts, is the
-        # master copy to the last bit.
-        master = jax.tree.map(
-            lambda p, m, u: m if _is_absent(m) else p.astype(m.dtype) + u,
-            params,
-            master,
-            updates,
+        target = _map(_target, master, updates, wide, params)
+        updates = _map(
+            lambda m, u, *arrays: _numerics.update_to(*arrays),
+            *(master, updates, target, params, grads),
         )
+        master = _map(_land, master, master, target, params, updates)
         return updates, MasterParamsState(master, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -133,31 +139,33 @@ def _is_absent(m):
     return isinstance(m, optax.MaskedNode)
 
 
-def _widen(params, master):
-    return jax.tree.map(lambda p, m: p if _is_absent(m) else m, params, master)
+def _map(f, master, *trees):
+    """Maps over parameters with a copy; others keep the first of the trees."""
+    return jax.tree.map(
+        lambda m, *xs: xs[0] if _is_absent(m) else f(m, *xs),
+        master,
+        *trees,
+        is_leaf=_is_absent,
+    )
 
 
-def _cast_like(x, m):
-    return x if _is_absent(m) else x.astype(m.dtype)
+def _follow(m, p):
+    wide = p.astype(m.dtype)
+    return jnp.where(_numerics.round_to(m, p.dtype) == wide, m, wide)
 
 
-def _follow(p, m):
-    if _is_absent(m):
-        return m
-    # Bits, because XLA may leave out the rounding where it compares numbers.
-    bits = jnp.dtype(f"uint{jnp.finfo(p.dtype).bits}")
-    same = jax.lax.bitcast_convert_type(
-        p, bits
-    ) == jax.lax.bitcast_convert_type(m.astype(p.dtype), bits)
-    return jnp.where(same, m, p.astype(m.dtype))
+def _target(_, u, wide, p):
+    return _stochastic_rounding.stay_finite(
+        optax.apply_updates(wide, u), p.dtype
+    )
 
 
-def _towards(p, m, u):
-    if _is_absent(m):
-        return u
-    reached = optax.apply_updates(m, u)
-    # Beyond the parameter's largest number there is no way back.
-    largest = float(jnp.finfo(p.dtype).max)
-    bounded = jnp.clip(reached, -largest, largest)
-    reached = jnp.where(jnp.isfinite(reached), bounded, reached)
-    return reached - p.astype(m.dtype)
+def _land(m, _, target, p, u):
+    """Returns the target, or where the parameter lands instead of there."""
+    # As apply_updates adds them up, so that XLA does it once for both.
+    dtype = jnp.promote_types(p.dtype, u.dtype)
+    landed = (p.astype(dtype) + u.astype(dtype)).astype(p.dtype)
+    landed = _numerics.round_to(landed.astype(m.dtype), p.dtype)
+    return jnp.where(
+        landed == _numerics.round_to(target, p.dtype), target, landed
+    )

@@ -1,10 +1,6 @@
-"""The command that prints a fusion report."""
+"""The command `python -m optax_ftml report`."""
 
 import argparse
-import functools
-import itertools
-import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,12 +11,12 @@ import optax_ftml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the report's options."""
+    """Adds the command's options."""
     parser.add_argument(
         "--params",
-        choices=list(PARAMS),
+        choices=list(SHAPES),
         default="gpt2",
-        help="the parameters, by their shapes alone",
+        help="the model whose parameters' shapes are taken",
     )
     parser.add_argument(
         "--dtype",
@@ -31,18 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimizer",
         default="ftml",
-        help="ftml, ftml-box (its leader form, projected onto [-1, 1]) or the "
-        "name of one of optax's optimizers, with learning rate 1e-3",
-    )
-    parser.add_argument(
-        "--clip-norm",
-        type=float,
-        help="put optax.clip_by_global_norm of this norm before it",
-    )
-    parser.add_argument(
-        "--weight-decay",
-        type=float,
-        help="put optax.add_decayed_weights of this strength before it",
+        help="the name of one of this package's or optax's optimizers, with "
+        "learning rate 1e-3, or an expression of such names, as in "
+        "'chain(clip_by_global_norm(1.0), ftml(prox=prox.box(-1.0, 1.0)))'",
     )
     parser.add_argument(
         "--target",
@@ -56,157 +43,125 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shard every parameter over that many devices of the target, "
         "along its largest axis that they divide",
     )
-    parser.add_argument(
-        "--hlo", type=pathlib.Path, help="write the compiled program here"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report."""
-    params = jax.tree.map(
-        lambda shape: _param(shape, args.dtype, args.devices),
-        PARAMS[args.params](),
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
+    """Prints the report, or what is wrong, and returns the exit code."""
+    params = [
+        param(shape, args.dtype, args.devices) for shape in SHAPES[args.params]
+    ]
     try:
-        report = optax_ftml.fusion_report(_optimizer(args), params, args.target)
+        optimizer = _optimizer(args.optimizer)
+        print(optax_ftml.fusion_report(optimizer, params, args.target))
     except (ImportError, MemoryError, RuntimeError, ValueError) as error:
         print(error)
         return 1
-    print(report)
-    if args.hlo:
-        args.hlo.write_text(report.hlo)
     return 0
 
 
-def _optimizer(args):
-    parts = []
-    if args.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(args.clip_norm))
-    if args.weight_decay is not None:
-        parts.append(optax.add_decayed_weights(args.weight_decay))
-    if args.optimizer == "ftml":
-        parts.append(optax_ftml.ftml(1e-3))
-    elif args.optimizer == "ftml-box":
-        parts.append(optax_ftml.ftml(1e-3, prox=optax_ftml.prox.box(-1.0, 1.0)))
-    elif hasattr(optax, args.optimizer):
-        parts.append(getattr(optax, args.optimizer)(1e-3))
-    else:
+def _optimizer(text):
+    names = {**vars(optax), **vars(optax_ftml)}
+    try:
+        optimizer = eval(text, {"jax": jax, "jnp": jnp, **names})
+        if not isinstance(optimizer, optax.GradientTransformation):
+            optimizer = optimizer(1e-3)
+    except (AttributeError, NameError, SyntaxError, TypeError) as error:
         raise ValueError(
-            "--optimizer must be ftml, ftml-box or the name of one of optax's "
-            f"optimizers, such as adam; got {args.optimizer}."
-        )
-    return optax.chain(*parts)
+            "--optimizer must be the name of an optimizer, such as adam, or "
+            f"an expression that makes one; got {text}: {error}"
+        ) from None
+    return optimizer
 
 
-def _param(shape, dtype, devices, axis_type=jax.sharding.AxisType.Auto):
-    sharding = None
-    if devices > 1:
-        divisible = [size for size in shape if size % devices == 0]
-        spec = [None] * len(shape)
-        if divisible:
-            spec[shape.index(max(divisible))] = "devices"
-        sharding = jax.sharding.NamedSharding(
-            jax.sharding.AbstractMesh(
-                (devices,), ("devices",), axis_types=(axis_type,)
-            ),
-            jax.sharding.PartitionSpec(*spec),
-        )
+def param(
+    shape: tuple[int, ...],
+    dtype: Any,
+    devices: int = 1,
+    axis_type: jax.sharding.AxisType = jax.sharding.AxisType.Auto,
+) -> jax.ShapeDtypeStruct:
+    """Returns a parameter, sharded along its largest axis that can be."""
+    if devices == 1:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+    spec: list[str | None] = [None] * len(shape)
+    divisible = [size for size in shape if size % devices == 0]
+    if divisible:
+        spec[shape.index(max(divisible))] = "devices"
+    mesh = jax.sharding.AbstractMesh(
+        (devices,), ("devices",), axis_types=(axis_type,)
+    )
+    sharding = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec(*spec)
+    )
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
 
 
 def _dense(inputs, outputs):
-    return {"kernel": (inputs, outputs), "bias": (outputs,)}
+    return [(inputs, outputs), (outputs,)]
 
 
-def _norm(size):
-    return {"scale": (size,), "bias": (size,)}
+def _norm(width):
+    return [(width,), (width,)]
 
 
-def mlp() -> Any:
-    """Three layers of 512 on images of 28 x 28: 6 leaves."""
-    sizes = [784, 512, 512, 10]
-    return [_dense(*pair) for pair in itertools.pairwise(sizes)]
+def _conv(size, inputs, outputs):
+    return [(size, size, inputs, outputs), *_norm(outputs)]
 
 
-def resnet50() -> Any:
-    """ResNet-50, He et al. 2015: 25.6 M parameters in 161 leaves."""
-
-    def conv(size, inputs, outputs):
-        return {"kernel": (size, size, inputs, outputs), **_norm(outputs)}
-
-    blocks, inputs = [], 64
-    for width, count in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for index in range(count):
-            block = {
-                "conv1": conv(1, inputs, width),
-                "conv2": conv(3, width, width),
-                "conv3": conv(1, width, 4 * width),
-            }
-            if index == 0:
-                block["shortcut"] = conv(1, inputs, 4 * width)
-            inputs = 4 * width
-            blocks.append(block)
-    return {
-        "stem": conv(7, 3, 64),
-        "blocks": blocks,
-        "head": _dense(inputs, 1000),
-    }
+def _bottleneck(inputs, width):
+    return [
+        *_conv(1, inputs, width),
+        *_conv(3, width, width),
+        *_conv(1, width, 4 * width),
+    ]
 
 
-def gpt2() -> Any:
-    """GPT-2 small, Radford et al. 2019: 124 M parameters in 148 leaves."""
-    width = 768
-    return {
-        "tokens": (50257, width),
-        "positions": (1024, width),
-        "blocks": [
-            {
-                "norm1": _norm(width),
-                "qkv": _dense(width, 3 * width),
-                "out": _dense(width, width),
-                "norm2": _norm(width),
-                "up": _dense(width, 4 * width),
-                "down": _dense(4 * width, width),
-            }
-            for _ in range(12)
-        ],
-        "norm": _norm(width),
-    }
+def _stage(inputs, width, blocks):
+    return [
+        *_conv(1, inputs, 4 * width),  # The shortcut.
+        *_bottleneck(inputs, width),
+        *((blocks - 1) * _bottleneck(4 * width, width)),
+    ]
 
 
-def llama3_70b(stacked: bool = True) -> Any:
-    """Llama 3 70B, Grattafiori et al. 2024: 70.6 G parameters.
+# The query, key, value and output projections, then gate, up and down, each
+# after the scale of a norm.
+_LLAMA_BLOCK = [
+    *((8192,), (8192, 8192), (8192, 1024), (8192, 1024), (8192, 8192)),
+    *((8192,), (8192, 28672), (8192, 28672), (28672, 8192)),
+]
+_LLAMA_ENDS = [(128256, 8192), (8192,), (8192, 128256)]
 
-    In 12 leaves, layers stacked for `jax.lax.scan`, or each its own in 723.
-    """
-    width, hidden, heads, vocabulary, layers = 8192, 28672, 1024, 128256, 80
-    block = {
-        "norm1": (width,),
-        "query": (width, width),
-        "key": (width, heads),
-        "value": (width, heads),
-        "out": (width, width),
-        "norm2": (width,),
-        "gate": (width, hidden),
-        "up": (width, hidden),
-        "down": (hidden, width),
-    }
-    return {
-        "tokens": (vocabulary, width),
-        "blocks": {name: (layers, *shape) for name, shape in block.items()}
-        if stacked
-        else [block] * layers,
-        "norm": (width,),
-        "head": (width, vocabulary),
-    }
-
-
-# Trees of shapes.
-PARAMS: dict[str, Callable[[], Any]] = {
-    "mlp": mlp,
-    "resnet50": resnet50,
-    "gpt2": gpt2,
-    "llama3-70b": llama3_70b,
-    "llama3-70b-layers": functools.partial(llama3_70b, stacked=False),
+# The shapes of models' parameters.
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    # Three layers of 512 on images of 28 x 28: 6 leaves.
+    "mlp": [*_dense(784, 512), *_dense(512, 512), *_dense(512, 10)],
+    # He et al. 2015: 25.6 M parameters in 161 leaves.
+    "resnet50": [
+        *_conv(7, 3, 64),
+        *_stage(64, 64, 3),
+        *_stage(256, 128, 4),
+        *_stage(512, 256, 6),
+        *_stage(1024, 512, 3),
+        *_dense(2048, 1000),
+    ],
+    # GPT-2 small, Radford et al. 2019: 124 M parameters in 148 leaves.
+    "gpt2": [
+        *((50257, 768), (1024, 768)),
+        *(
+            12
+            * [
+                *_norm(768),
+                *_dense(768, 3 * 768),
+                *_dense(768, 768),
+                *_norm(768),
+                *_dense(768, 4 * 768),
+                *_dense(4 * 768, 768),
+            ]
+        ),
+        *_norm(768),
+    ],
+    # Llama 3 70B, Grattafiori et al. 2024: 70.6 G parameters in 12 leaves,
+    # its 80 layers stacked for jax.lax.scan, or in 723.
+    "llama3-70b": [*_LLAMA_ENDS, *((80, *shape) for shape in _LLAMA_BLOCK)],
+    "llama3-70b-layers": [*_LLAMA_ENDS, *(80 * _LLAMA_BLOCK)],
 }

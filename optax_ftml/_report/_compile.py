@@ -1,8 +1,8 @@
-"""Compiles a program for devices that need not be there.
+"""Compiles a step for the default device, or for one that is not here.
 
-The compiler runs as a process of its own, this file its script, because libtpu
-takes its settings from the environment, keeps a lock file for as long as its
-process lives, logs to standard error, and may abort.
+The compiler for an absent device runs in a process of its own, this file its
+script: libtpu takes its settings from the environment, keeps a lock file for
+as long as its process lives, logs to standard error, and may abort.
 """
 
 import importlib.util
@@ -19,52 +19,49 @@ from jax import export
 from jax.experimental import mesh_utils
 from jax.experimental import topologies
 
-# What XLA is told about a GPU, in the terms of its GpuTargetConfigProto. From
-# NVIDIA's data sheets and the compute capabilities in the CUDA programming
-# guide.
-_GPUS: dict[str, dict[str, Any]] = {
-    "a100": {
-        "name": "NVIDIA A100-SXM4-80GB",
-        "capability": (8, 0),
-        "core_count": 108,
-        "fpus_per_core": 64,
-        "clock_rate_ghz": 1.41,
-        "memory_bandwidth": 2_039_000_000_000,
-        "device_memory_size": 80 * 2**30,
-        "l2_cache_size": 40 * 2**20,
-        "shared_memory_per_core": 164 * 2**10,
-        "shared_memory_per_block_optin": 163 * 2**10,
-    },
-    "h100": {
-        "name": "NVIDIA H100 80GB HBM3",
-        "capability": (9, 0),
-        "core_count": 132,
-        "fpus_per_core": 128,
-        "clock_rate_ghz": 1.98,
-        "memory_bandwidth": 3_352_000_000_000,
-        "device_memory_size": 80 * 2**30,
-        "l2_cache_size": 50 * 2**20,
-        "shared_memory_per_core": 228 * 2**10,
-        "shared_memory_per_block_optin": 227 * 2**10,
-    },
+# XLA's GpuTargetConfigProto, from NVIDIA's data sheets and the table of compute
+# capabilities in the CUDA programming guide.
+_GPUS = {
+    "a100": """
+        cuda_compute_capability { major: 8 minor: 0 }
+        core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41
+        memory_bandwidth: 2039000000000 device_memory_size: 85899345920
+        l2_cache_size: 41943040
+        shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912
+    """,
+    "h100": """
+        cuda_compute_capability { major: 9 minor: 0 }
+        core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+        memory_bandwidth: 3352000000000 device_memory_size: 85899345920
+        l2_cache_size: 52428800
+        shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+    """,
 }
-
-_TARGETS = (
-    f"None for the default device, {', '.join(map(repr, _GPUS))}, or 'tpu:' "
-    "and a topology that libtpu knows, such as 'tpu:v5e:2x2' or "
-    "'tpu:v5p:8x8x8' (v2, v3, v4, v5e, v5p, v6e and tpu7x; chips along each "
-    "axis)"
-)
+_GPU_CONFIG = """
+    gpu_device_info {
+        %s
+        threads_per_warp: 32
+        threads_per_block_limit: 1024 threads_per_core_limit: 2048
+        registers_per_block_limit: 65536 registers_per_core_limit: 65536
+        shared_memory_per_block: 49152
+        block_dim_limit_x: 2147483647
+        block_dim_limit_y: 65535 block_dim_limit_z: 65535
+    }
+    platform_name: "CUDA"
+    dnn_version_info { major: 9 minor: 7 }
+    runtime_version { major: 12 minor: 8 }
+    device_description_str: "%s"
+"""
 
 
 class Compiled(NamedTuple):
-    """What is wanted of a compiled program."""
+    """A compiled program. The fields are those of FusionReport."""
 
     hlo: str
     temporary_bytes: int
     xla_bytes_accessed: float | None
-    trace_seconds: float
     compile_seconds: float
+    trace_seconds: float = 0.0
 
 
 def compile_step(
@@ -90,14 +87,59 @@ def compile_step(
     """
     start = time.perf_counter()
     if target is None:
-        lowered = jitted.lower(*args)
-        trace_seconds = time.perf_counter() - start
-        return _compile(lowered)._replace(trace_seconds=trace_seconds)
-    exported = export.export(jitted, platforms=[_platform(target)])(*args)
-    trace_seconds = time.perf_counter() - start
+        traced = jitted.lower(*args)
+    else:
+        platforms = [_installed_platform(target)]
+        traced = export.export(jitted, platforms=platforms)(*args)
+    seconds = time.perf_counter() - start
+    compiled = (
+        _compile(traced)
+        if target is None
+        else _compile_elsewhere(target, traced.serialize(), args)
+    )
+    return compiled._replace(trace_seconds=seconds)
+
+
+def _installed_platform(target):
+    if target in _GPUS:
+        platform, compilers = "cuda", ["jax_cuda12_plugin", "jax_cuda13_plugin"]
+    elif target.startswith("tpu:"):
+        platform, compilers = "tpu", ["libtpu"]
+    else:
+        raise ValueError(
+            "target must be None for the default device, "
+            f"{', '.join(map(repr, _GPUS))}, or 'tpu:' and a topology that "
+            "libtpu knows, such as 'tpu:v5e:2x2' or 'tpu:v5p:8x8x8' (v2, v3, "
+            "v4, v5e, v5p, v6e and tpu7x; chips along each axis); got "
+            f"{target!r}."
+        )
+    find = importlib.util.find_spec
+    if not (any(map(find, compilers)) and find("flatbuffers")):
+        raise ImportError(
+            f"target {target!r} needs {compilers[0]} and flatbuffers: "
+            "pip install 'optax-ftml[aot]'"
+        )
+    return platform
+
+
+def _compile(lowered, options=None):
+    start = time.perf_counter()
+    compiled = lowered.compile(options)
+    return Compiled(
+        compile_seconds=time.perf_counter() - start,
+        hlo=compiled.as_text(),
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+        xla_bytes_accessed=(compiled.cost_analysis() or {}).get(
+            "bytes accessed"
+        ),
+    )
+
+
+def _compile_elsewhere(*request):
+    target, *_ = request
     process = subprocess.run(
-        [sys.executable, "-P", __file__, target],
-        input=pickle.dumps((exported.serialize(), args)),
+        [sys.executable, "-P", __file__],
+        input=pickle.dumps(request),
         capture_output=True,
         env={
             **os.environ,
@@ -119,47 +161,20 @@ def compile_step(
     result = pickle.loads(process.stdout)
     if isinstance(result, Exception):
         raise result
-    return Compiled(*result)._replace(trace_seconds=trace_seconds)
+    return Compiled(*result)
 
 
-def _platform(target):
-    if target in _GPUS:
-        platform = "cuda"
-        compilers = ["jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"]
-    elif target.startswith("tpu:"):
-        platform, compilers = "tpu", ["libtpu"]
-    else:
-        raise ValueError(f"target must be {_TARGETS}; got {target!r}.")
-    missing = [] if any(map(_is_installed, compilers)) else compilers[:1]
-    missing += [name for name in ["flatbuffers"] if not _is_installed(name)]
-    if missing:
-        raise ImportError(
-            f"target {target!r} needs {' and '.join(missing)}, which "
-            "pip install 'optax-ftml[aot]' installs."
-        )
-    return platform
-
-
-def _is_installed(module):
+def _main():
+    # What libraries print goes to standard error, and the result alone out.
+    output = os.dup(1)
+    os.dup2(2, 1)
+    request = pickle.load(sys.stdin.buffer)
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # Nor is its parent.
-        return False
-
-
-def _compile(lowered, options=None):
-    start = time.perf_counter()
-    compiled = lowered.compile(options)
-    seconds = time.perf_counter() - start
-    return Compiled(
-        hlo=compiled.as_text(),
-        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
-        xla_bytes_accessed=(compiled.cost_analysis() or {}).get(
-            "bytes accessed"
-        ),
-        trace_seconds=0.0,
-        compile_seconds=seconds,
-    )
+        result = tuple(_compile_exported(*request))
+    except (MemoryError, ValueError) as error:
+        result = error
+    with os.fdopen(output, "wb") as file:
+        pickle.dump(result, file)
 
 
 def _compile_exported(target, serialized, args):
@@ -186,7 +201,7 @@ def _devices(target, count):
         return topologies.get_topology_desc(
             platform="cuda",
             topology=f"1x1x{count}",
-            target_config=_target_config(**_GPUS[target]),
+            target_config=_GPU_CONFIG % (_GPUS[target], target),
         ).devices
     name = target.removeprefix("tpu:")
     try:
@@ -207,30 +222,6 @@ def _devices(target, count):
     return devices[:count]
 
 
-def _target_config(name, capability, **numbers):
-    lines = "\n".join(f"  {field}: {value}" for field, value in numbers.items())
-    major, minor = capability
-    return f"""
-        gpu_device_info {{
-          cuda_compute_capability {{ major: {major} minor: {minor} }}
-          threads_per_warp: 32
-          threads_per_block_limit: 1024
-          threads_per_core_limit: 2048
-          registers_per_block_limit: 65536
-          registers_per_core_limit: 65536
-          shared_memory_per_block: 49152
-          block_dim_limit_x: 2147483647
-          block_dim_limit_y: 65535
-          block_dim_limit_z: 65535
-        {lines}
-        }}
-        platform_name: "CUDA"
-        dnn_version_info {{ major: 9 minor: 7 }}
-        runtime_version {{ major: 12 minor: 8 }}
-        device_description_str: "{name}"
-    """
-
-
 def _place(x, devices):
     if x.sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(devices[0])
@@ -245,19 +236,6 @@ def _place(x, devices):
             x.sharding.spec,
         )
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _main():
-    # What libraries print goes to standard error, and the result alone out.
-    output = os.dup(1)
-    os.dup2(2, 1)
-    request = pickle.load(sys.stdin.buffer)
-    try:
-        result = tuple(_compile_exported(sys.argv[1], *request))
-    except (MemoryError, ValueError) as error:
-        result = error
-    with os.fdopen(output, "wb") as file:
-        pickle.dump(result, file)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class FusionReport:
         copies: Arrays copied as they are, within one memory.
         copied_bytes: The bytes of these arrays.
         transfers: Arrays, or parts, moved between main memory and an on-chip
-            one to be there when a kernel wants them; these are no kernels.
+            one ahead of the kernel that wants them; these are no kernels.
         collectives: Kind and bytes of each collective operation's result.
         temporary_bytes: Memory that the program needs besides its arguments
             and results.
@@ -77,46 +77,46 @@ class FusionReport:
 
     @property
     def kernels_per_leaf(self) -> float:
-        """Kernels on arrays a leaf of the parameters."""
+        """Kernels on arrays per leaf of the parameters."""
         return self.kernels / max(self.leaves, 1)
 
     @property
     def state_bytes_per_parameter(self) -> float:
-        """Bytes of state a parameter."""
+        """Bytes of state per parameter."""
         return self.state_bytes / max(self.device_parameters, 1)
 
     @property
     def moved_bytes_per_parameter(self) -> float:
-        """Bytes from and to main memory a parameter."""
+        """Bytes from and to main memory per parameter."""
         return self.moved_bytes / max(self.device_parameters, 1)
 
     def __str__(self) -> str:
         """Returns a table."""
-        estimate = "none"
-        if self.xla_bytes_accessed is not None:
-            per_parameter = self.xla_bytes_accessed / max(
-                self.device_parameters, 1
-            )
-            estimate = f"{per_parameter:.2f}"
+
+        def per_parameter(nbytes):
+            return f"{nbytes / max(self.device_parameters, 1):.2f}"
+
+        estimate = self.xla_bytes_accessed
         rows = {
             "target": self.target,
             "parameters": f"{self.parameters:,} in {self.leaves:,} leaves",
-            "parameters a device": f"{self.device_parameters:,}",
+            "parameters per device": f"{self.device_parameters:,}",
             "kernels": f"{self.kernels:,} ({self.fusions:,} fusions)",
-            "kernels a leaf": f"{self.kernels_per_leaf:.2f}",
+            "kernels per leaf": f"{self.kernels_per_leaf:.2f}",
             "kernels on scalars alone": f"{self.scalar_kernels:,}",
             "copies": f"{self.copies:,} ({_si(self.copied_bytes)})",
             "transfers to and from on-chip memory": f"{self.transfers:,}",
-            "collectives": _collectives(self.collectives),
+            "collectives": _by_kind(self.collectives),
             "temporary memory": _si(self.temporary_bytes),
-            "state bytes a parameter": f"{self.state_bytes_per_parameter:.2f}",
-            "bytes moved a parameter": f"{self.moved_bytes_per_parameter:.2f}",
-            "XLA's estimate of the same": estimate,
-            "trace and compile time": (
-                f"{self.trace_seconds:.2f} s + {self.compile_seconds:.2f} s"
+            "state bytes per parameter": per_parameter(self.state_bytes),
+            "bytes moved per parameter": per_parameter(self.moved_bytes),
+            "XLA's estimate of the same": (
+                "none" if estimate is None else per_parameter(estimate)
             ),
+            "seconds to trace": f"{self.trace_seconds:.2f}",
+            "seconds to compile": f"{self.compile_seconds:.2f}",
         }
-        width = max(len(name) for name in rows)
+        width = max(map(len, rows))
         return "\n".join(f"{k:<{width}}  {v}" for k, v in rows.items())
 
 
@@ -128,17 +128,12 @@ def _si(nbytes):
     return f"{nbytes:.4g} GB"
 
 
-def _collectives(collectives):
-    kinds = collections.defaultdict(list)
+def _by_kind(collectives):
+    sizes = collections.defaultdict(list)
     for kind, nbytes in collectives:
-        kinds[kind].append(nbytes)
-    return (
-        ", ".join(
-            f"{len(sizes)} {kind} ({_si(sum(sizes))})"
-            for kind, sizes in sorted(kinds.items())
-        )
-        or "none"
-    )
+        sizes[kind].append(nbytes)
+    texts = [f"{len(x)} {kind} ({_si(sum(x))})" for kind, x in sizes.items()]
+    return ", ".join(texts) or "none"
 
 
 def fusion_report(
@@ -159,8 +154,8 @@ def fusion_report(
             if they have them. For an absent target give these as
             :class:`jax.sharding.NamedSharding` over a
             :class:`jax.sharding.AbstractMesh` (or over any devices, of which
-            only the mesh's shape counts). State that has a parameter's shape
-            has its sharding; other state is replicated.
+            only the mesh's shape counts). State with a parameter's shape and
+            path has its sharding; other state is replicated.
         target: None for the default device, or a device that need not be
             there: ``"h100"``, ``"a100"``, or ``"tpu:"`` and the name of a
             topology, as in ``"tpu:v5e:2x2"``. These need
@@ -188,83 +183,67 @@ def fusion_report(
         >>> print(f"{report.state_bytes_per_parameter:.2f}")
         4.00
     """
-    params = jax.tree.map(lambda x: _struct(x, target), params)
-    state = jax.eval_shape(optimizer.init, params)
-    replicated = _replicated(params)
-    if replicated is not None:
-        state = optax.tree_map_params(
-            optimizer,
-            lambda x, p: _shard(
-                x, p.sharding if x.shape == p.shape else replicated
-            ),
-            state,
-            params,
-            transform_non_params=lambda x: _shard(x, replicated),
-        )
+    params = jax.tree.map(lambda x: _shape(x, target), params)
+    state = _sharded_like(params, jax.eval_shape(optimizer.init, params))
+    # Lists of arrays, as jax.export knows no tree but JAX's own.
     donated, treedef = jax.tree.flatten((params, state))
-    grads = jax.tree.leaves(params)
+    grads, params_treedef = jax.tree.flatten(params)
 
     def step(donated, grads):
         params, state = jax.tree.unflatten(treedef, donated)
-        grads = jax.tree.unflatten(jax.tree.structure(params), grads)
+        grads = jax.tree.unflatten(params_treedef, grads)
         updates, state = optimizer.update(grads, state, params)
         return jax.tree.leaves((optax.apply_updates(params, updates), state))
 
     compiled = _compile.compile_step(
         jax.jit(step, donate_argnums=0), (donated, grads), target
     )
-    counts = _hlo.count(compiled.hlo)
     return FusionReport(
         target=target or jax.devices()[0].device_kind,
         leaves=len(grads),
-        parameters=sum(math.prod(x.shape) for x in grads),
-        device_parameters=sum(_shard_size(x) for x in grads),
-        kernels=counts.kernels,
-        fusions=counts.fusions,
-        scalar_kernels=counts.scalar_kernels,
-        copies=counts.copies,
-        copied_bytes=counts.copied_bytes,
-        transfers=counts.transfers,
-        collectives=tuple(counts.collectives),
-        temporary_bytes=compiled.temporary_bytes,
+        parameters=sum(x.size for x in grads),
+        device_parameters=sum(map(_device_size, grads)),
         state_bytes=sum(
-            _shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(state)
+            _device_size(x) * x.dtype.itemsize for x in jax.tree.leaves(state)
         ),
-        moved_bytes=counts.moved_bytes,
-        xla_bytes_accessed=compiled.xla_bytes_accessed,
-        trace_seconds=compiled.trace_seconds,
-        compile_seconds=compiled.compile_seconds,
-        hlo=compiled.hlo,
+        **vars(_hlo.count(compiled.hlo)),
+        **compiled._asdict(),
     )
 
 
-def _struct(x, target):
+def _shape(x, target):
     sharding = getattr(x, "sharding", None)
-    if target is not None:
-        if isinstance(sharding, jax.sharding.NamedSharding):
-            sharding = jax.sharding.NamedSharding(
-                sharding.mesh.abstract_mesh, sharding.spec
-            )
-        else:
-            sharding = None
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = None
+    elif target is not None:
+        sharding = jax.sharding.NamedSharding(
+            sharding.mesh.abstract_mesh, sharding.spec
+        )
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def _replicated(params):
-    for param in jax.tree.leaves(params):
-        if isinstance(param.sharding, jax.sharding.NamedSharding):
-            return jax.sharding.NamedSharding(
-                param.sharding.mesh, jax.sharding.PartitionSpec()
-            )
-    return None
-
-
-def _shard(x, sharding):
-    return jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=x.sharding or sharding
+def _sharded_like(params, state):
+    """Shards what has a parameter's shape and path, and replicates the rest."""
+    of_path = dict(jax.tree_util.tree_leaves_with_path(params))
+    meshes = [p.sharding.mesh for p in of_path.values() if p.sharding]
+    if not meshes:
+        return state
+    replicated = jax.sharding.NamedSharding(
+        meshes[0], jax.sharding.PartitionSpec()
     )
 
+    def shard(path, x):
+        # The path ends with the parameter's: ('v', 'layer', 'kernel').
+        ends = (path[start:] for start in range(len(path) + 1))
+        param = next((of_path[end] for end in ends if end in of_path), x)
+        sharding = param.sharding if param.shape == x.shape else None
+        return jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=x.sharding or sharding or replicated
+        )
 
-def _shard_size(x):
+    return jax.tree_util.tree_map_with_path(shard, state)
+
+
+def _device_size(x):
     shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
     return math.prod(shape)

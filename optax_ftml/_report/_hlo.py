@@ -18,46 +18,8 @@ _FREE = {
 }
 # Instructions whose computations execute; a fusion's are inside its kernel.
 _CALLS = {"async-start", "call", "conditional", "while"}
-_COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
-
-
-class Array(NamedTuple):
-    """An array that an instruction reads or writes."""
-
-    bits: int
-    size: int
-    memory_space: int  # 0 is the device's main memory (HBM).
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its elements, without padding."""
-        return math.ceil(self.bits * self.size / 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """An instruction, its result's arrays, and the names that it refers to."""
-
-    opcode: str
-    result: list[Array]
-    operands: list[str]
-    attributes: str
-
-    @property
-    def called(self) -> list[str]:
-        """Names of the computations that it calls."""
-        return re.findall(r"%([\w.\-]+)", self.attributes.split("metadata=")[0])
-
-
-Computation = dict[str, Instruction]
+# How the collectives' names start.
+_COLLECTIVES = ("all-", "collective-", "ragged-all-to-all", "reduce-scatter")
 
 
 @dataclasses.dataclass
@@ -67,17 +29,18 @@ class Counts:
     A loop's body and every branch of a conditional count once. Bytes are those
     that executed instructions read from and write to main memory: each operand
     once, each result once, and, where a part of an array is moved between main
-    memory and an on-chip one, that part.
+    memory and an on-chip one, that part. The fields are those of
+    :class:`optax_ftml.FusionReport`.
     """
 
     kernels: int = 0
-    scalar_kernels: int = 0
     fusions: int = 0
+    scalar_kernels: int = 0
     copies: int = 0
     copied_bytes: int = 0
     transfers: int = 0
+    collectives: tuple[tuple[str, int], ...] = ()
     moved_bytes: int = 0
-    collectives: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
 
 def count(text: str) -> Counts:
@@ -89,57 +52,69 @@ def count(text: str) -> Counts:
     Returns:
         The counts.
     """
-    entry, computations = parse(text)
+    entry, computations = _parse(text)
     counts = Counts()
-    _count(entry, computations, counts)
+    for instruction, operands in _executed(computations[entry], computations):
+        _add(counts, instruction, operands, computations)
     return counts
 
 
-def parse(text: str) -> tuple[Computation, dict[str, Computation]]:
-    """Returns the entry computation and all computations by name."""
-    computations: dict[str, Computation] = collections.defaultdict(dict)
+class _Array(NamedTuple):
+    bits: int
+    size: int
+    memory_space: int  # 0 is the device's main memory (HBM).
+
+    @property
+    def nbytes(self) -> int:
+        return math.ceil(self.bits * self.size / 8)
+
+
+class _Instruction(NamedTuple):
+    opcode: str
+    result: list[_Array]
+    operands: list[str]  # Names of instructions.
+    attributes: str
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the computations that it calls."""
+        return re.findall(r"%([\w.\-]+)", self.attributes.split("metadata=")[0])
+
+
+def _parse(text):
+    """Returns the entry computation's name, and all instructions by names."""
+    computations = collections.defaultdict(dict)
     entry = name = ""
     for line in text.splitlines():
         if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = header[2]
             entry = name if header[1] else entry
-        elif definition := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line):
-            instruction = _parse_instruction(line[definition.end() :])
-            computations[name][definition[1]] = instruction
-    return computations[entry], computations
+        # %name = result opcode(operands), attribute=..., attribute=...
+        elif parts := re.match(
+            r"\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*)", line
+        ):
+            operands, *attributes = re.split(
+                r"\), (?=[\w\-]+=)", parts[4], maxsplit=1
+            )
+            computations[name][parts[1]] = _Instruction(
+                opcode=parts[3],
+                result=_parse_arrays(parts[2]),
+                operands=re.findall(r"%([\w.\-]+)", operands),
+                attributes="".join(attributes),
+            )
+    return entry, computations
 
 
-def _parse_instruction(text: str) -> Instruction:
-    end = _group_end(text) if text.startswith("(") else text.index(" ")
-    result, call = text[:end], text[end + 1 :]
-    opcode, _, _ = call.partition("(")
-    call = call[len(opcode) :]
-    end = _group_end(call)
-    return Instruction(
-        opcode=opcode,
-        result=_parse_arrays(result),
-        operands=re.findall(r"%([\w.\-]+)", call[:end]),
-        attributes=call[end:],
-    )
-
-
-def _group_end(text):
-    depth = 0
-    for parenthesis in re.finditer(r"[()]", text):
-        depth += 1 if parenthesis[0] == "(" else -1
-        if depth == 0:
-            return parenthesis.end()
-    raise ValueError(f"unbalanced parentheses in HLO: {text}")
-
-
-def _parse_arrays(shape):
+def _parse_arrays(text):
+    """Returns the arrays of a type, such as (f32[8,128]{1,0:S(1)}, s32[])."""
     arrays = []
-    pattern = r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?"
-    for dtype, dims, layout in re.findall(pattern, shape):
+    for dtype, dims, layout in re.findall(
+        r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", text
+    ):
         bits = re.search(r"\d+", dtype)
         space = re.search(r"S\((\d+)\)", layout)
         arrays.append(
-            Array(
+            _Array(
                 bits=int(bits[0]) if bits else 8 * (dtype == "pred"),
                 size=math.prod(int(d) for d in dims.split(",") if d),
                 memory_space=int(space[1]) if space else 0,
@@ -148,51 +123,43 @@ def _parse_arrays(shape):
     return arrays
 
 
-def _count(computation, computations, counts):
+def _executed(computation, computations):
+    """Yields what executes, each with the arrays of its operands."""
     for instruction in computation.values():
         opcode = instruction.opcode
         if opcode in _CALLS:
             for name in instruction.called:
-                _count(computations[name], computations, counts)
-        elif not _is_free(instruction):
-            _count_executed(
+                yield from _executed(computations[name], computations)
+        elif not (
+            opcode in _FREE
+            or opcode.endswith("-done")
+            or "ConcatBitcast" in instruction.attributes
+        ):
+            yield (
                 instruction,
                 [
                     array
                     for name in dict.fromkeys(instruction.operands)
                     for array in computation[name].result
                 ],
-                computations,
-                counts,
             )
 
 
-def _is_free(instruction):
-    return (
-        instruction.opcode in _FREE
-        or instruction.opcode.endswith("-done")
-        or "ConcatBitcast" in instruction.attributes
-    )
-
-
-def _count_executed(instruction, operands, computations, counts):
+def _add(counts, instruction, operands, computations):
     opcode, result = instruction.opcode, instruction.result
+    kind = opcode.removesuffix("-start")
     if opcode == "copy-start":
         result = result[:1]  # Then come its source and a semaphore.
     elif opcode == "slice-start":
-        result = result[1:2]  # After its source.
+        result = result[1:2]  # After its source, of which it reads a part.
         operands = [operands[0]._replace(size=result[0].size)]
-    elif opcode.removesuffix("-start") in _COLLECTIVES:
-        result = result[-1:] if opcode.endswith("-start") else result
-        size = sum(array.nbytes for array in result)
-        counts.collectives.append((opcode.removesuffix("-start"), size))
-    counts.moved_bytes += sum(
-        array.nbytes
-        for array in (*operands, *result)
-        if array.memory_space == 0
-    )
+    elif opcode.startswith(_COLLECTIVES):
+        result = result[-1:] if opcode != kind else result
+        counts.collectives += ((kind, sum(x.nbytes for x in result)),)
+    arrays = [*operands, *result]
+    counts.moved_bytes += sum(x.nbytes for x in arrays if x.memory_space == 0)
     copies = _copies(instruction, computations)
-    if all(array.size <= 1 for array in (*operands, *result)):
+    if all(x.size <= 1 for x in arrays):
         counts.scalar_kernels += 1
     elif copies and operands[0].memory_space != result[0].memory_space:
         counts.transfers += 1
@@ -200,7 +167,7 @@ def _count_executed(instruction, operands, computations, counts):
         counts.kernels += 1
         counts.fusions += opcode == "fusion"
         counts.copies += copies
-        counts.copied_bytes += copies and sum(a.nbytes for a in result)
+        counts.copied_bytes += copies and sum(x.nbytes for x in result)
 
 
 def _copies(instruction, computations):
@@ -210,5 +177,5 @@ def _copies(instruction, computations):
     if instruction.opcode != "fusion":
         return 0
     body = computations[instruction.called[0]].values()
-    opcodes = [i.opcode for i in body if i.opcode not in _FREE]
+    opcodes = [x.opcode for x in body if x.opcode not in _FREE]
     return len(opcodes) if set(opcodes) == {"copy"} else 0

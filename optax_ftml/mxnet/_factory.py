@@ -20,20 +20,14 @@ from optax_ftml import _ftml
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 
-_ORDERS = ("1.x", "2.x")
-
+_BY_PATH = "parameters have paths; give lr_mult and wd_mult by path"
 _WITHOUT_MEANING = {
     "use_fused_step": "XLA fuses the step by itself; leave it out",
-    "aggregate_num": "one update covers the whole tree of parameters; leave it "
-    "out",
-    "param_idx2name": "parameters are known by their paths; give lr_mult and "
-    "wd_mult by path, and state_from_mxnet a mapping from indices to paths",
-    "sym": "there is no symbol that holds multipliers; give lr_mult and "
-    "wd_mult by path",
-    "param_dict": "there are no Gluon parameters that hold multipliers; give "
-    "lr_mult and wd_mult by path",
+    "aggregate_num": "an update is of the whole tree; leave it out",
+    "param_idx2name": f"{_BY_PATH}, and state_from_mxnet its argument paths",
+    "sym": _BY_PATH,
+    "param_dict": _BY_PATH,
 }
-
 
 _Factory = TypeVar("_Factory", bound=Callable)
 
@@ -45,17 +39,12 @@ def _explaining(factory: _Factory) -> _Factory:
 
     @functools.wraps(factory)
     def explaining_factory(*args, **kwargs):
-        for name in kwargs:
-            if name in _WITHOUT_MEANING:
-                raise TypeError(
-                    f"{name} means nothing in JAX: {_WITHOUT_MEANING[name]}."
-                )
-            if name not in known:
-                nearest = difflib.get_close_matches(name, known, 1, cutoff=0)
-                raise TypeError(
-                    f"{factory.__name__} has no argument {name!r}. The nearest "
-                    f"is {nearest[0]!r}."
-                )
+        for name in kwargs.keys() - known.keys():
+            nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+            raise TypeError(
+                f"ftml has no argument {name!r}: "
+                + _WITHOUT_MEANING.get(name, f"the nearest is {nearest!r}.")
+            )
         return factory(*args, **kwargs)
 
     return explaining_factory  # type: ignore[return-value]
@@ -149,23 +138,21 @@ def ftml(
         ['0.900', '0.900']
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
-    rescale_grad = _finite("rescale_grad", rescale_grad)
-    wd = _finite("wd", wd)
-    if clip_gradient is not None:
-        clip_gradient = _finite("clip_gradient", clip_gradient)
-    if order not in _ORDERS:
-        raise ValueError(f"order must be '1.x' or '2.x', got {order!r}.")
-    if not isinstance(begin_num_update, jax.Array) and (
-        not isinstance(begin_num_update, numbers.Integral)
-        or begin_num_update < 0
-    ):
-        raise ValueError(
-            "begin_num_update must be an integer of at least 0, got "
-            f"{begin_num_update!r}."
-        )
+    orders = ("1.x", "2.x")
+    _checks.check(order in orders, "order", "'1.x' or '2.x'", repr(order))
+    _checks.check(
+        isinstance(begin_num_update, jax.Array)
+        or (
+            isinstance(begin_num_update, numbers.Integral)
+            and begin_num_update >= 0
+        ),
+        "begin_num_update",
+        "an integer of at least 0",
+        begin_num_update,
+    )
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
     optimizer = optax.chain(
-        optax.scale(rescale_grad),
+        optax.scale(_finite("rescale_grad", rescale_grad)),
         *((clip, decay) if order == "2.x" else (decay, clip)),
         _ftml.ftml(
             resolve_learning_rate(learning_rate, lr_scheduler),
@@ -189,11 +176,13 @@ DEFAULTS = {
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     """Returns the learning rate or schedule that MXNet makes of the two."""
-    if callable(learning_rate):
-        raise TypeError(
-            "learning_rate must be a number or None, got a function. Give a "
-            "schedule as lr_scheduler, with learning_rate=None."
-        )
+    _checks.check(
+        not callable(learning_rate),
+        "learning_rate",
+        "a number or None (a schedule goes with None, as lr_scheduler)",
+        repr(learning_rate),
+        TypeError,
+    )
     if learning_rate is not None:
         _checks.check_hyperparameters(learning_rate=learning_rate)
     if lr_scheduler is None:
@@ -201,15 +190,18 @@ def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     _checks.check_callable("lr_scheduler", lr_scheduler)
     if learning_rate is None:
         return lr_scheduler
-    if not isinstance(lr_scheduler, _schedulers.Scheduler):
-        raise ValueError(
-            "learning_rate must be None with an lr_scheduler that is not one "
-            f"of MXNet's and so has no base to replace, got {learning_rate}."
-        )
+    _checks.check(
+        isinstance(lr_scheduler, _schedulers.Scheduler),
+        "learning_rate",
+        "None with an lr_scheduler that is not MXNet's",
+        learning_rate,
+    )
     return lr_scheduler.with_base_lr(learning_rate)
 
 
-def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
+def factors(
+    name: str, multipliers: Mapping[str, float] | None, tree: Any
+) -> Any:
     """Returns a tree with the factor of each leaf.
 
     Args:
@@ -217,11 +209,10 @@ def factors(name: str, multipliers: Mapping[str, float], tree: Any) -> Any:
         multipliers: Factors by path or pattern.
         tree: Parameters, or a tree like them.
     """
+    multipliers = multipliers or {}
     for pattern, factor in multipliers.items():
-        if not isinstance(pattern, str):
-            raise TypeError(
-                f"{name} must have parameter paths as keys, got {pattern!r}."
-            )
+        right = "a mapping from parameter paths"
+        _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
     return jax.tree.unflatten(
         jax.tree.structure(tree),
@@ -239,22 +230,21 @@ def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
         _ftml.FtmlState,
         optax.ScaleByScheduleState,
     )
+
+    def set_count(node):
+        if isinstance(node, counting):
+            return node._replace(count=jnp.array(count, node.count.dtype))
+        return node
+
     return jax.tree.map(
-        lambda node: (
-            node._replace(count=jnp.array(count, node.count.dtype))
-            if isinstance(node, counting)
-            else node
-        ),
-        state,
-        is_leaf=lambda node: isinstance(node, counting),
+        set_count, state, is_leaf=lambda node: isinstance(node, counting)
     )
 
 
 def _clip(bound):
     if bound is None:
         return optax.identity()
-    if not isinstance(bound, jax.Array):
-        return optax.clip(bound) if bound > 0 else optax.identity()
+    bound = _finite("clip_gradient", bound)
 
     def clip(updates, params):
         del params
@@ -270,47 +260,42 @@ def _clip(bound):
 
 
 def _decay(wd, wd_mult):
-    if isinstance(wd, numbers.Real) and wd == 0:
-        # Without decay the update does not need the parameters.
-        return _checked("wd_mult", wd_mult, optax.identity())
-    if not wd_mult:
-        return optax.add_decayed_weights(wd)
+    wd = _finite("wd", wd)
 
-    def decay(updates, params):
+    def decay(updates, factors, params):
+        if isinstance(wd, numbers.Real) and wd == 0:
+            return updates  # It needs no parameters.
         _checks.check_given("params", params)
         return jax.tree.map(
-            lambda g, p, factor: (g + (wd * factor) * p).astype(g.dtype),
-            updates,
-            params,
-            factors("wd_mult", wd_mult, updates),
+            lambda g, factor, p: (
+                g + jnp.asarray(wd * factor, g.dtype) * jnp.asarray(p, g.dtype)
+            ),
+            *(updates, factors, params),
         )
 
-    return _checked("wd_mult", wd_mult, optax.stateless(decay))
+    return _with_factors("wd_mult", wd_mult, decay)
 
 
 def _multiply(lr_mult):
-    if not lr_mult:
-        return optax.identity()
-
-    def multiply(updates, params):
+    def multiply(updates, factors, params):
         del params
-        return jax.tree.map(
-            lambda u, factor: u * factor,
-            updates,
-            factors("lr_mult", lr_mult, updates),
-        )
+        return jax.tree.map(lambda u, factor: u * factor, updates, factors)
 
-    return _checked("lr_mult", lr_mult, optax.stateless(multiply))
+    return _with_factors("lr_mult", lr_mult, multiply)
 
 
-def _checked(name, multipliers, transformation):
-    """Returns the transformation, with multipliers checked by init already."""
+def _with_factors(name, multipliers, function):
+    """Returns function(updates, factors, params) as a transformation."""
 
     def init_fn(params):
-        factors(name, multipliers or {}, params)
-        return transformation.init(params)
+        factors(name, multipliers, params)  # for its errors
+        return optax.EmptyState()
 
-    return optax.GradientTransformation(init_fn, transformation.update)
+    def update_fn(updates, state, params=None):
+        tree = factors(name, multipliers, updates)
+        return function(updates, tree, params), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _begin_at(optimizer, count):
@@ -326,8 +311,7 @@ def _finite(name, value):
         return value
     if isinstance(value, np.ndarray | np.generic) and value.shape == ():
         value = value.item()
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
+    is_number = isinstance(value, numbers.Real)
+    _checks.check(is_number, name, "a number", repr(value), TypeError)
+    _checks.check(math.isfinite(value), name, "finite", value)
     return value

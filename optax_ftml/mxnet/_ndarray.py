@@ -26,26 +26,9 @@ _STORAGES = {-1: "undefined", 1: "row_sparse", 2: "csr"}
 _MAX_NDIM = 32
 
 _CPU = 1
-_DEVICES = {1: "cpu", 2: "gpu", 3: "cpu_pinned", 5: "cpu_shared"}
 
-_DTYPES = [
-    np.dtype(dtype)
-    for dtype in (
-        "float32",
-        "float64",
-        "float16",
-        "uint8",
-        "int32",
-        "int8",
-        "int64",
-        "bool",
-        "int16",
-        "uint16",
-        "uint32",
-        "uint64",
-        jnp.bfloat16,
-    )
-]
+_CODES = "f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8"
+_DTYPES = [np.dtype(code) for code in (*_CODES, jnp.bfloat16)]
 
 
 class Reader:
@@ -55,78 +38,61 @@ class Reader:
         data: The bytes.
     """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes | bytearray):
         self._data = memoryview(data)
-        self._position = 0
 
     @property
     def left(self) -> int:
         """How many bytes are left."""
-        return len(self._data) - self._position
+        return len(self._data)
 
-    def take(self, size: int, what: str) -> memoryview:
-        """Returns the next `size` bytes, which are `what`."""
+    def take(self, size: int) -> memoryview:
+        """Returns the next `size` bytes."""
         if size > self.left:
             raise ValueError(
-                f"{what} needs {size} bytes, but the file has {self.left} left"
+                f"it needs {size} bytes, but the file has {self.left} left"
             )
-        self._position += size
-        return self._data[self._position - size : self._position]
+        taken, self._data = self._data[:size], self._data[size:]
+        return taken
 
-    def number(self, code: str, what: str) -> int:
-        """Returns the next integer, of a struct format code."""
-        (number,) = struct.unpack(
-            f"<{code}", self.take(struct.calcsize(f"<{code}"), what)
-        )
-        return number
+    def numbers(self, form: str) -> tuple[int, ...]:
+        """Returns the next integers, of a format of :mod:`struct`."""
+        form = f"<{form}"
+        return struct.unpack(form, self.take(struct.calcsize(form)))
 
 
-def read_array(reader: Reader, entry: str) -> np.ndarray:
-    """Returns the next array.
+def read_array(reader: Reader) -> np.ndarray:
+    """Returns the array that begins where the reader stands.
 
-    Args:
-        reader: Stands where the array begins.
-        entry: What the array is called in an error.
+    Raises:
+        ValueError: It is sparse or corrupted.
     """
-    magic = reader.number("I", f"the magic number of {entry}")
+    (magic,) = reader.numbers("I")
     if magic in (_V2, _V3):
-        storage = reader.number("i", f"the storage type of {entry}")
+        (storage,) = reader.numbers("i")
         if storage != 0:
             raise ValueError(
-                f"{entry} must be dense, got storage type {storage} "
+                f"it must be dense, got storage type {storage} "
                 f"({_STORAGES.get(storage, 'unknown')}). Save it as "
                 'array.tostype("default")'
             )
-    if magic in (_V1, _V2, _V3):
-        ndim = reader.number("i", f"the number of dimensions of {entry}")
-    else:
-        ndim = magic
+    has_magic = magic in (_V1, _V2, _V3)
+    (ndim,) = reader.numbers("i") if has_magic else (magic,)
     if ndim == (-1 if magic == _V3 else 0):
-        raise ValueError(f"{entry} holds no array: its shape is unknown")
+        raise ValueError("it holds no array: its shape is unknown")
     if not 0 <= ndim <= _MAX_NDIM:
         raise ValueError(
-            f"{entry} must have a known magic number and at most {_MAX_NDIM} "
+            f"it must have a known magic number and at most {_MAX_NDIM} "
             f"dimensions, got magic number {magic:#x} and {ndim} dimensions"
         )
-    shape = tuple(
-        reader.number(
-            "q" if magic in (_V1, _V2, _V3) else "I", f"the shape of {entry}"
-        )
-        for _ in range(ndim)
-    )
+    shape = reader.numbers(f"{ndim}{'q' if has_magic else 'I'}")
     if min(shape, default=0) < 0:
-        raise ValueError(f"{entry} must have a known shape, got {shape}")
-    device = reader.number("i", f"the device of {entry}")
-    if device not in _DEVICES:
-        raise ValueError(f"{entry} must be on a known device, got {device}")
-    reader.number("i", f"the device of {entry}")
-    flag = reader.number("i", f"the dtype of {entry}")
+        raise ValueError(f"it must have a known shape, got {shape}")
+    _, _, flag = reader.numbers("iii")
     if not 0 <= flag < len(_DTYPES):
-        raise ValueError(f"{entry} must have a known dtype, got number {flag}")
+        raise ValueError(f"it must have a known dtype, got number {flag}")
     dtype = _DTYPES[flag]
-    data = reader.take(
-        math.prod(shape) * dtype.itemsize, f"{entry} of shape {shape}"
-    )
+    data = reader.take(math.prod(shape) * dtype.itemsize)
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
@@ -144,9 +110,10 @@ def write_array(array: np.ndarray, np_shape: bool = False) -> bytes:
     if array.size == 0 or array.ndim == 0:
         np_shape = True
     magic = _V3 if np_shape else _V2
-    return (
-        struct.pack("<Iii", magic, 0, array.ndim)
-        + struct.pack(f"<{array.ndim}q", *array.shape)
-        + struct.pack("<iii", _CPU, 0, _DTYPES.index(array.dtype))
-        + array.tobytes()
+    header = struct.pack(
+        f"<Iii{array.ndim}qiii",
+        *(magic, 0, array.ndim),
+        *array.shape,
+        *(_CPU, 0, _DTYPES.index(array.dtype)),
     )
+    return header + array.tobytes()

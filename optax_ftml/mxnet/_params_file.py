@@ -22,16 +22,16 @@ from optax_ftml.mxnet import _ndarray
 Path = str | os.PathLike[str]
 
 _LIST_MAGIC = 0x112
-_ZIP_MAGIC = b"PK\x03\x04"
+_NPZ_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 
 
 def load_params(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
     """Reads a file of parameters, as MXNet 1.x and 2.x write it.
 
     That is what ``Block.save_parameters``, ``Module.save_checkpoint``,
-    ``mxnet.nd.save`` and, in 2.x, ``mxnet.npx.savez`` write: MXNet's own
-    format in each of its versions, or an uncompressed ``.npz``. Which of them
-    it is, the file's beginning tells, not its name.
+    ``mxnet.nd.save`` and, in 2.x, ``mxnet.npx.save`` and ``mxnet.npx.savez``
+    write: MXNet's own format in each of its versions, a ``.npy`` or an
+    uncompressed ``.npz``. The file's beginning tells which, not its name.
 
     Args:
         path: Where the file is.
@@ -56,9 +56,12 @@ def load_params(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
         {'0.weight': array([[1., 1.]])}
     """
     data = pathlib.Path(path).read_bytes()
-    with corrupted(path, "a file of MXNet parameters"):
-        if data.startswith(_ZIP_MAGIC):
+    with about(f"{os.fspath(path)!r} is not a readable file of parameters"):
+        if data.startswith(_NPZ_MAGIC):
             return _read_npz(data)
+        if data.startswith(_NPY_MAGIC):
+            with about("the array"):
+                return [_read_npy(io.BytesIO(data), len(data))]
         return _read_list(data)
 
 
@@ -85,53 +88,44 @@ def save_params(
         ...     print(mxnet.load_params(path))
         {'bias': array([1., 1.], dtype=float32)}
     """
-    names = list(arrays) if isinstance(arrays, Mapping) else []
-    values = [
-        _ndarray.write_array(np.asarray(array))
-        for array in (
-            arrays.values() if isinstance(arrays, Mapping) else arrays
-        )
-    ]
+    names = []
+    if isinstance(arrays, Mapping):
+        names, arrays = list(arrays), list(arrays.values())
     encoded = [name.encode() for name in names]
     pathlib.Path(path).write_bytes(
-        struct.pack("<QQQ", _LIST_MAGIC, 0, len(values))
-        + b"".join(values)
-        + struct.pack("<Q", len(names))
+        struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays))
+        + b"".join(_ndarray.write_array(np.asarray(x)) for x in arrays)
+        + struct.pack("<Q", len(encoded))
         + b"".join(struct.pack("<Q", len(name)) + name for name in encoded)
     )
 
 
 @contextlib.contextmanager
-def corrupted(path: Path, kind: str) -> Iterator[None]:
-    """Turns every error into a ValueError that names the file."""
-    # The readers of zip files, npy headers and pickles have errors of many
-    # types.
+def about(what: str) -> Iterator[None]:
+    """Makes every error a ValueError that begins with what it is about."""
+    # The readers of zip files, npy headers and pickles raise many types.
     try:
         yield
     except Exception as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is not {kind} that can be read: "
-            f"{str(error)[:400]}."
-        ) from error
+        raise ValueError(f"{what}: {str(error)[:400]}") from error
 
 
 def _read_list(data):
     reader = _ndarray.Reader(data)
-    magic = reader.number("Q", "the file's magic number")
+    magic, _, count = reader.numbers("QQQ")
     if magic != _LIST_MAGIC:
         raise ValueError(
             f"its magic number must be {_LIST_MAGIC:#x}, got {magic:#x}"
         )
-    reader.number("Q", "the reserved number")
-    count = _count(reader, "arrays")
-    arrays = [
-        _ndarray.read_array(reader, f"array {i} (the first is 0)")
-        for i in range(count)
-    ]
+    arrays = []
+    for i in range(count):
+        with about(f"array {i} (the first is 0)"):
+            arrays.append(_ndarray.read_array(reader))
     names = []
-    for i in range(_count(reader, "names")):
-        what = f"the name of array {i}"
-        names.append(str(reader.take(reader.number("Q", what), what), "utf-8"))
+    (count,) = reader.numbers("Q")
+    for i in range(count):
+        with about(f"the name of array {i}"):
+            names.append(str(reader.take(*reader.numbers("Q")), "utf-8"))
     if reader.left:
         raise ValueError(f"{reader.left} bytes are left after its end")
     if not names:
@@ -144,63 +138,47 @@ def _read_list(data):
     return dict(zip(names, arrays, strict=True))
 
 
-def _count(reader, what):
-    count = reader.number("Q", f"the number of {what}")
-    # Each takes at least 8 bytes.
-    if count * 8 > reader.left:
-        raise ValueError(
-            f"it says that it has {count} {what}, but has {reader.left} bytes "
-            "left"
-        )
-    return count
-
-
 def _read_npz(data):
     arrays = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
-        for member in members:
-            if member.filename.endswith("/format.npy"):
-                raise ValueError(
-                    f"entry {member.filename.removesuffix('/format.npy')!r} "
-                    "must be dense, got a sparse array. Save it as "
-                    'array.tostype("default")'
-                )
-        # Members that are stored cannot be larger than the file, unless they
-        # overlap.
+        # What is stored without compression is smaller than the file, unless
+        # members overlap.
         if sum(member.file_size for member in members) > len(data):
             raise ValueError("its entries are larger than the file")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(
-                    f"entry {name!r} must not be compressed, as MXNet writes it"
-                )
-            if name in arrays:
-                raise ValueError(f"it has two entries {name!r}")
-            arrays[name] = _read_npy(archive.read(member), name)
+            with about(f"entry {name!r}"), archive.open(member) as file:
+                if name.endswith("/format"):
+                    raise ValueError(
+                        "it belongs to a sparse array, and must be dense. Save "
+                        'it as array.tostype("default")'
+                    )
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError("it must not be compressed")
+                if name in arrays:
+                    raise ValueError("it is there twice")
+                arrays[name] = _read_npy(file, member.file_size)
     return arrays
 
 
-def _read_npy(data, name):
-    file = io.BytesIO(data)
+def _read_npy(file, size):
+    """Returns the array of an npy file of this size."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"entry {name!r} has npy version {version}")
-    shape, fortran_order, dtype = (
-        np.lib.format.read_array_header_1_0(file)
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0(file)
+        raise ValueError(f"it has npy version {version}")
+    read_header = getattr(
+        np.lib.format, f"read_array_header_{version[0]}_{version[1]}"
     )
+    shape, _, dtype = read_header(file)
     if dtype.kind not in "biuf":
+        raise ValueError(f"it must have a known dtype, got {dtype.str!r}")
+    if (
+        min(shape, default=0) < 0
+        or file.tell() + math.prod(shape) * dtype.itemsize != size
+    ):
         raise ValueError(
-            f"entry {name!r} must have a known dtype, got {dtype.str!r}"
+            f"an array of shape {shape} and {dtype} does not have its size"
         )
-    left = len(data) - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
-        raise ValueError(
-            f"entry {name!r} of shape {shape} and {dtype} does not have the "
-            f"size of its data, {left} bytes"
-        )
-    array = np.frombuffer(data, dtype, offset=file.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C").copy()
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

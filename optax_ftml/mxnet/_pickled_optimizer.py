@@ -4,9 +4,12 @@ Its fields are MXNet's own, learning-rate scheduler and counts of updates
 included. What has another type than MXNet gives it is an error.
 """
 
+import dataclasses
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _pickles
@@ -14,9 +17,9 @@ from optax_ftml.mxnet import _schedulers
 
 Key = int | str
 
-# MXNet's name of each number that is an option of ftml, and the option's.
+# The options of ftml that are numbers, and MXNet's names of them.
 _NUMBERS = {
-    "lr": "learning_rate",
+    "learning_rate": "lr",
     "beta1": "beta1",
     "beta2": "beta2",
     "epsilon": "epsilon",
@@ -38,15 +41,12 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
     Raises:
         ValueError: It is not FTML's, or a field is not what it should be.
     """
-    if (
-        not isinstance(optimizer, _pickles.Object)
-        or optimizer.name not in _pickles.FTML
-    ):
+    if getattr(optimizer, "name", None) not in _pickles.FTML:
         raise ValueError("its optimizer must be FTML")
-    fields = optimizer.state
+    fields = _fields(optimizer)
     options = {
         option: _number(fields, name, optional=name in ("lr", "clip_gradient"))
-        for name, option in _NUMBERS.items()
+        for option, name in _NUMBERS.items()
     }
     options["order"] = _pickles.FTML[optimizer.name]
     scheduler = fields.get("lr_scheduler")
@@ -61,7 +61,8 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
             key: _number(given, name)
             for key in keys
             for name in (key, names.get(key))
-            if name in given
+            # A tuple may be too deep to look it up.
+            if isinstance(name, int | str) and name in given
         }
     return _num_update(fields), options
 
@@ -94,7 +95,7 @@ def make(
     counts = dict.fromkeys(keys, num_update)
     is_1 = order == "1.x"
     fields = {
-        **{name: _plain(options[option]) for name, option in _NUMBERS.items()},
+        **{name: _plain(options[option]) for option, name in _NUMBERS.items()},
         "lr_scheduler": scheduler and _scheduler_object(scheduler, num_update),
         "lr_mult": dict(options["lr_mult"] or {}),
         "wd_mult": dict(options["wd_mult"] or {}),
@@ -108,7 +109,7 @@ def make(
         **({} if is_1 else {"use_fused_step": True}),
     }
     module = "mxnet.optimizer.optimizer" if is_1 else "mxnet.optimizer.ftml"
-    return _pickles.Object(f"{module}.FTML", state=fields)
+    return _pickles.make(f"{module}.FTML", fields)
 
 
 def _num_update(fields):
@@ -129,58 +130,33 @@ def _num_update(fields):
 
 
 def _scheduler(value):
-    if (
-        not isinstance(value, _pickles.Object)
-        or value.name not in _pickles.SCHEDULERS
-    ):
+    if getattr(value, "name", None) not in _pickles.SCHEDULERS:
         raise ValueError("its lr_scheduler must be one of MXNet's")
-    fields = value.state
-    name = value.name.rpartition(".")[2]
-    arguments = {
-        argument: _number(fields, field)
-        for field, argument in (
-            *_WARMUP_FIELDS,
-            *_SCHEDULER_FIELDS[name],
-        )
-    }
-    if name == "MultiFactorScheduler":
-        steps = fields.get("step")
-        if type(steps) is not list:
-            raise ValueError("its scheduler's step must be a list")
-        arguments["step"] = steps
-    return getattr(_schedulers, name)(
-        **arguments, warmup_mode=fields.get("warmup_mode")
-    )
+    fields = _fields(value)
+    kind = value.name.rpartition(".")[2]
+    names = _field_names(getattr(_schedulers, kind))
+    arguments = {name: _number(fields, field) for name, field in names.items()}
+    arguments["warmup_mode"] = fields.get("warmup_mode")
+    if kind == "MultiFactorScheduler":
+        arguments["step"] = fields.get("step")
+    return getattr(_schedulers, kind)(**arguments)
 
 
-# MXNet's name of each number of a scheduler, and ours.
-_WARMUP_FIELDS = [
-    ("base_lr", "base_lr"),
-    ("warmup_steps", "warmup_steps"),
-    ("warmup_begin_lr", "warmup_begin_lr"),
-    ("warmup_final_lr", "first_base_lr"),
-]
-_SCHEDULER_FIELDS = {
-    "FactorScheduler": [
-        ("step", "step"),
-        ("factor", "factor"),
-        ("stop_factor_lr", "stop_factor_lr"),
-        ("count", "count"),
-    ],
-    "MultiFactorScheduler": [
-        ("factor", "factor"),
-        ("cur_step_ind", "cur_step_ind"),
-    ],
-    "PolyScheduler": [
-        ("max_update", "max_update"),
-        ("power", "pwr"),
-        ("final_lr", "final_lr"),
-    ],
-    "CosineScheduler": [
-        ("max_update", "max_update"),
-        ("final_lr", "final_lr"),
-    ],
-}
+def _field_names(scheduler):
+    """Returns MXNet's name of each argument of a scheduler that is a number."""
+    names = {field.name: field.name for field in dataclasses.fields(scheduler)}
+    del names["warmup_mode"]
+    if "pwr" in names:
+        names["pwr"] = "power"
+    if "cur_step_ind" in names:
+        del names["step"]  # a list
+    return names
+
+
+def _fields(value):
+    if not isinstance(value, _pickles.Object) or type(value.state) is not dict:
+        raise ValueError("its optimizer and lr_scheduler must have fields")
+    return value.state
 
 
 def _number(fields, name, optional=False):
@@ -210,26 +186,24 @@ def _scheduler_object(scheduler, num_update):
             f"optimizer, got {scheduler!r}. states._replace(options=None) is "
             "written without."
         )
-    name = type(scheduler).__name__
     fields = {
-        field: _plain(getattr(scheduler, argument))
-        for field, argument in (
-            *_WARMUP_FIELDS,
-            *_SCHEDULER_FIELDS[name],
-        )
+        field: _plain(getattr(scheduler, name))
+        for name, field in _field_names(scheduler).items()
     }
     fields["warmup_mode"] = scheduler.warmup_mode
-    match scheduler:
-        case _schedulers.MultiFactorScheduler():
-            fields.update(step=list(scheduler.step), count=0)
-        case _schedulers.PolyScheduler() | _schedulers.CosineScheduler():
-            fields["base_lr_orig"] = fields["warmup_final_lr"]
-            fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
-            # MXNet does not compute it again after that.
-            if num_update >= scheduler.max_update:
-                fields["base_lr"] = float(scheduler(num_update - 1))
-    return _pickles.Object(f"mxnet.lr_scheduler.{name}", state=fields)
+    if isinstance(scheduler, _schedulers.MultiFactorScheduler):
+        fields.update(step=list(scheduler.step), count=0)
+    if isinstance(
+        scheduler, _schedulers.PolyScheduler | _schedulers.CosineScheduler
+    ):
+        fields["base_lr_orig"] = fields["warmup_final_lr"]
+        fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
+        # MXNet does not compute it again after that.
+        if num_update >= scheduler.max_update:
+            fields["base_lr"] = float(scheduler(num_update - 1))
+    name = f"mxnet.lr_scheduler.{type(scheduler).__name__}"
+    return _pickles.make(name, fields)
 
 
 def _plain(number):
-    return number if isinstance(number, int | None) else float(number)
+    return np.asarray(number).item()

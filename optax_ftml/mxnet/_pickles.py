@@ -1,12 +1,13 @@
 """MXNet's pickles, read and written without running anything in them.
 
-A pickle is a program for a machine with a stack, and Python's own machine
-calls whatever the program names. The one here has no instruction that calls
-anything: what a program may name is listed below, and becomes plain values,
-or an `Object`, which is a name and its data.
+A pickle is a program that calls what it names. Here the names are those of
+MXNet's arrays, FTML and schedulers alone, and each stands for an `Object`,
+which does nothing but keep what it is given. Before Python's unpickler sees a
+pickle, `_check` refuses what would make it take time or memory out of
+proportion to the file.
 """
 
-import dataclasses
+import io
 import pickle
 import pickletools
 from typing import Any
@@ -33,222 +34,161 @@ SCHEDULERS = tuple(
     f"mxnet.lr_scheduler.{kind}Scheduler"
     for kind in ("Factor", "MultiFactor", "Poly", "Cosine")
 )
-_BYTES = ("builtins.bytearray", "__builtin__.bytearray", "_codecs.encode")
-_NUMPY_SCALARS = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-)
-_RECONSTRUCTORS = ("copy_reg._reconstructor", "copyreg._reconstructor")
-_ALLOWED = {
-    *NDARRAYS,
-    *SPARSE,
-    *FTML,
-    *SCHEDULERS,
-    *_BYTES,
-    *_NUMPY_SCALARS,
-    *_RECONSTRUCTORS,
-    "numpy.dtype",
-    "builtins.object",
-    "__builtin__.object",
-}
+
+_PUTS = {"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_TUPLES = {"EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"}
+_ITEMS = {"SETITEM", "SETITEMS", "DICT"}
+_OTHERS = """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE EMPTY_LIST LIST APPEND APPENDS
+    EMPTY_DICT INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT STRING
+    BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 GLOBAL STACK_GLOBAL REDUCE
+    NEWOBJ BUILD
+"""
+_INSTRUCTIONS = {*_PUTS, *_GETS, *_TUPLES, *_ITEMS, *_OTHERS.split()}
 
 
-# Instructions that put their argument on the stack.
-_PLAIN = {
-    "INT",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG",
-    "LONG1",
-    "FLOAT",
-    "BINFLOAT",
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "UNICODE",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Global:
-    """The name of a class or function."""
-
-    name: str
-
-
-@dataclasses.dataclass
 class Object:
-    """An object that a pickle describes: its class and its data."""
+    """An object in a pickle: the name of its class, and its state.
 
-    name: str
-    args: tuple = ()
-    state: dict = dataclasses.field(default_factory=dict)
+    It has a `__setstate__` so that the unpickler sets no other attribute.
+    """
+
+    __slots__ = ("args", "state")
+    name = "builtins.object"
+
+    def __new__(cls, *args):
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Bytes(Object):
+    """Stands for the functions that make bytes: the bytes, or their text.
+
+    In old protocols bytes are text in Latin-1. It is not encoded here, where
+    a pickle could ask for that any number of times.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, data, encoding=None):
+        del encoding
+        if not isinstance(data, bytes | str):
+            raise ValueError(f"bytes cannot be a {type(data).__name__}")
+        return data
+
+
+class _NumpyScalar(Object):
+    """Stands for NumPy's function that makes a scalar: a Python number."""
+
+    __slots__ = ()
+
+    def __new__(cls, dtype, data):
+        codes = ("f2", "f4", "f8", "i4", "i8", "b1")
+        code = dtype.args[0]
+        if code not in codes:
+            raise ValueError(f"a NumPy scalar must have one of {codes}")
+        return np.frombuffer(as_bytes(data[:8]), f"<{code}", count=1).item()
+
+
+class _Reconstructor(Object):
+    """Stands for what makes an object in protocols 0 and 1."""
+
+    __slots__ = ()
+
+    def __new__(cls, target, base, state):
+        del base, state
+        return target.__new__(target)
+
+
+_STAND_INS = {
+    **{
+        name: type("StandIn", (Object,), {"__slots__": (), "name": name})
+        for name in (*NDARRAYS, *SPARSE, *FTML, *SCHEDULERS, "numpy.dtype")
+    },
+    "builtins.object": Object,
+    "__builtin__.object": Object,
+    "builtins.bytearray": _Bytes,
+    "__builtin__.bytearray": _Bytes,
+    "_codecs.encode": _Bytes,
+    "numpy.core.multiarray.scalar": _NumpyScalar,
+    "numpy._core.multiarray.scalar": _NumpyScalar,
+    "copy_reg._reconstructor": _Reconstructor,
+    "copyreg._reconstructor": _Reconstructor,
+}
+
+
+def make(name: str, state: dict[str, Any]) -> Object:
+    """Returns the object of a class of MXNet's with this state."""
+    made = _STAND_INS[name]()
+    made.state = state
+    return made
+
+
+def as_bytes(data: Any) -> bytes:
+    """Returns the bytes that a pickle has as they are or as text."""
+    return data.encode("latin-1") if isinstance(data, str) else data
 
 
 def loads(data: bytes) -> Any:
     """Returns what a pickle holds: plain values and `Object`s.
 
     Raises:
-        ValueError: What it names is not allowed, or it is not a pickle.
+        Exception: What it names is not allowed, or it is not a pickle.
     """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[Any, Any] = {}
-
-    def pop_to_mark():
-        mark = marks.pop()
-        items = stack[mark:]
-        del stack[mark:]
-        return items
-
-    def pop(count):
-        if len(stack) < count:
-            raise IndexError
-        items = stack[-count:]
-        del stack[-count:]
-        return items
-
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case "STOP":
-                    return stack.pop()
-                case "MARK":
-                    marks.append(len(stack))
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append(
-                        {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[
-                            opcode.name
-                        ]
-                    )
-                case name if name in _PLAIN:
-                    stack.append(argument)
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    stack.append(tuple(pop(int(opcode.name[-1]))))
-                case "TUPLE":
-                    stack.append(tuple(pop_to_mark()))
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "LIST":
-                    stack.append(pop_to_mark())
-                case "APPEND":
-                    _append(stack[-2], pop(1))
-                case "APPENDS":
-                    items = pop_to_mark()
-                    _append(stack[-1], items)
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "DICT":
-                    items = pop_to_mark()
-                    stack.append({})
-                    _set_items(stack[-1], items)
-                case "SETITEM":
-                    _set_items(stack[-3], pop(2))
-                case "SETITEMS":
-                    items = pop_to_mark()
-                    _set_items(stack[-1], items)
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "PUT" | "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "GET" | "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "GLOBAL":
-                    stack.append(_global(*str(argument).split(" ", 1)))
-                case "STACK_GLOBAL":
-                    stack.append(_global(*pop(2)))
-                case "REDUCE":
-                    stack.append(_reduce(*pop(2)))
-                case "NEWOBJ":
-                    cls, args = pop(2)
-                    stack.append(_object(cls, args))
-                case "BUILD":
-                    (state,) = pop(1)
-                    _build(stack[-1], state)
-                case name:
-                    raise ValueError(f"the instruction {name} is not allowed")
-    except (IndexError, KeyError) as error:
-        raise ValueError("the pickle is corrupted") from error
-    raise AssertionError("genops ends with STOP or an error")
+    _check(data)
+    return _Unpickler(io.BytesIO(data), encoding="latin-1").load()
 
 
-def _append(target, items):
-    if type(target) is not list:
-        raise ValueError(f"cannot append to a {type(target).__name__}")
-    target.extend(items)
-
-
-def _set_items(target, items):
-    if type(target) is not dict or len(items) % 2:
-        raise ValueError(f"cannot set items of a {type(target).__name__}")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        # Others need not have a hash, or can be too deep for one.
-        if type(key) not in (int, str):
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        full = f"{module}.{name}"
+        if full not in _STAND_INS:
             raise ValueError(
-                f"keys must be integers or strings, got a {type(key).__name__}"
+                f"it names {full}, which is refused: only MXNet's arrays, its "
+                "FTML and its four schedulers are read"
             )
-        target[key] = value
+        return _STAND_INS[full]
 
 
-def _global(module, name):
-    full = f"{module}.{name}"
-    if not isinstance(module, str) or full not in _ALLOWED:
-        raise ValueError(
-            f"it names {full}, which is refused: only MXNet's arrays, its FTML "
-            "and its four schedulers are read"
-        )
-    return Global(full)
+def _check(data):
+    """Raises for what MXNet's pickles do not have.
 
-
-def _object(cls, args):
-    if not isinstance(cls, Global) or cls.name in (*_BYTES, *_NUMPY_SCALARS):
-        raise ValueError("it makes an object of what is not a class")
-    return Object(cls.name, args)
-
-
-def _reduce(function, args):
-    name = getattr(function, "name", None)
-    kinds = tuple(type(a) for a in args) if type(args) is tuple else None
-    if name in _BYTES and kinds == (bytes,):
-        return args[0]
-    if name in _BYTES and kinds == (str, str):  # bytes, from Python 2
-        return args[0].encode("latin-1")
-    if name in _NUMPY_SCALARS and kinds == (Object, bytes):
-        return _numpy_scalar(*args)
-    if name in _RECONSTRUCTORS and kinds == (Global, Global, type(None)):
-        return _object(args[0], ())
-    if name in NDARRAYS or name == "numpy.dtype":
-        return _object(function, args)
-    raise ValueError(f"a call that is not allowed: {name}{kinds}")
-
-
-def _numpy_scalar(dtype, data):
-    codes = ("f2", "f4", "f8", "i4", "i8", "b1")
-    code = dtype.args[0] if dtype.args else None
-    if dtype.name != "numpy.dtype" or code not in codes:
-        raise ValueError("a NumPy scalar of an unknown dtype")
-    return np.frombuffer(data, f"<{code}", count=1).item()
-
-
-def _build(target, state):
-    if not isinstance(target, Object):
-        raise ValueError(f"cannot set the state of a {type(target).__name__}")
-    if target.name != "numpy.dtype":
-        if type(state) is not dict:
-            raise ValueError(f"{target.name} must have a dict as its state")
-        target.state = state
+    That is other instructions, lengths beyond the data (which genops checks),
+    a memo larger than the file, and tuples as keys: those can be so deep that
+    their hash overflows the stack.
+    """
+    # Of each value on the stack and in the memo whether it is a tuple.
+    stack, memo, marks = [], {}, []
+    for opcode, argument, _ in pickletools.genops(data):
+        name, needed = opcode.name, opcode.stack_before
+        if name not in _INSTRUCTIONS:
+            raise ValueError(f"the instruction {name} is not allowed")
+        if name in _PUTS:
+            number = len(memo) if argument is None else argument
+            if number > len(data):
+                raise ValueError(f"{number} is too large for its memo")
+            memo[number] = stack[-1]
+            continue
+        if name == "MARK":
+            marks.append(len(stack))
+            continue
+        start = len(stack) - len(needed)
+        if pickletools.markobject in needed:
+            start = marks.pop() - needed.index(pickletools.markobject)
+        operands = stack[max(start, 0) :]
+        del stack[max(start, 0) :]
+        if name in _ITEMS and any(operands[name != "DICT" :: 2]):
+            raise ValueError("a key must not be a tuple")
+        if name in _GETS:
+            stack.append(memo.get(argument, False))
+        elif opcode.stack_after:
+            stack.append(name in _TUPLES)
 
 
 def dumps(value: Any, np_shape: bool) -> bytes:
@@ -272,18 +212,14 @@ def dumps(value: Any, np_shape: bool) -> bytes:
                 )
             case Object():
                 module, _, name = value.name.rpartition(".")
-                return b"c%b\n%b\n)\x81%bb" % (
-                    module.encode(),
-                    name.encode(),
-                    dump(value.state),
-                )
+                names = f"c{module}\n{name}\n".encode()
+                return names + b")\x81" + dump(value.state) + b"b"
             case dict():
                 items = [dump(x) for item in value.items() for x in item]
-                return b"}(%bu" % b"".join(items)
+                return b"}(" + b"".join(items) + b"u"
             case tuple():
-                return b"(%bt" % b"".join(map(dump, value))
-            case _:
-                return _plain(value)
+                return b"(" + b"".join(map(dump, value)) + b"t"
+        return _plain(value)
 
     # The oldest protocol with a form for bytes.
     return b"\x80\x03" + dump(value) + b"."

@@ -1,12 +1,8 @@
 """MXNet's learning-rate schedulers, as optax schedules.
 
 MXNet asks a scheduler for the learning rate of update 1, 2, ...; optax asks a
-schedule with the number of updates before, 0, 1, .... MXNet's keep the last
-answer and change it; these are functions of the count alone.
-
-Optax's own schedules lose the small learning rates at the end of a decay to
-cancellation in float32 (1 - t/T, 1 + cos(pi t/T)), and at the start of a
-warm-up too. The formulas here are exact to a few units in the last place.
+schedule with the number of updates before, 0, 1, .... MXNet's schedulers keep
+their last answer and change it; these are functions of the count alone.
 """
 
 import dataclasses
@@ -20,37 +16,52 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_ftml import _checks
+
 WarmupMode = Literal["linear", "constant"]
+
+# The smallest value of each argument that is an integer.
+_INTEGERS = {"step": 1, "max_update": 1, "warmup_steps": 0}
+
+# The others are numbers of at least 0, with these as their largest values.
+_NUMBERS = {
+    "factor": 1.0,
+    "stop_factor_lr": math.inf,
+    "warmup_final_lr": math.inf,
+    "pwr": math.inf,
+    "final_lr": math.inf,
+}
 
 
 class Scheduler:
-    """The warm-up that the four schedulers share."""
+    """The warm-up that the four schedulers share, and the checks."""
 
     base_lr: float
     warmup_steps: int
     warmup_begin_lr: float
     warmup_mode: WarmupMode
-    first_base_lr: float | None
+    warmup_final_lr: float | None
 
     def __post_init__(self):
-        if self.first_base_lr is None:
-            object.__setattr__(self, "first_base_lr", self.base_lr)
-        _check_int("warmup_steps", self.warmup_steps, 0)
-        if not 0 <= self.first_base_lr < np.inf:
-            raise ValueError(
-                "base_lr must be at least 0 and finite, got "
-                f"{self.first_base_lr}."
-            )
-        if not 0 <= self.warmup_begin_lr <= self.first_base_lr:
-            raise ValueError(
-                "warmup_begin_lr must be at least 0 and at most base_lr "
-                f"({self.first_base_lr}), got {self.warmup_begin_lr}."
-            )
-        if self.warmup_mode not in ("linear", "constant"):
-            raise ValueError(
-                "warmup_mode must be 'linear' or 'constant', got "
-                f"{self.warmup_mode!r}."
-            )
+        if self.warmup_final_lr is None:
+            object.__setattr__(self, "warmup_final_lr", self.base_lr)
+        for name, value in vars(self).items():
+            if name in _INTEGERS:
+                _check_integer(name, value, _INTEGERS[name])
+            if name in _NUMBERS:
+                _check_number(name, value, _NUMBERS[name])
+        _checks.check(
+            0 <= self.warmup_begin_lr <= self.warmup_final_lr,
+            "warmup_begin_lr",
+            f"at least 0 and at most base_lr ({self.warmup_final_lr})",
+            self.warmup_begin_lr,
+        )
+        _checks.check(
+            self.warmup_mode in ("linear", "constant"),
+            "warmup_mode",
+            "'linear' or 'constant'",
+            repr(self.warmup_mode),
+        )
 
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
         """Returns the learning rate after `count` updates, of its shape."""
@@ -72,12 +83,30 @@ class Scheduler:
     def _warmup(self, update):
         if self.warmup_mode == "constant":
             return self.warmup_begin_lr
-        rise = self.first_base_lr - self.warmup_begin_lr
-        return self.warmup_begin_lr + rise * (
-            _float(update) / max(self.warmup_steps, 1)
-        )
+        rise = self.warmup_final_lr - self.warmup_begin_lr
+        fraction = _float(update) / max(self.warmup_steps, 1)
+        return self.warmup_begin_lr + rise * fraction
 
     def _decay(self, count):
+        raise NotImplementedError
+
+
+class _DecayToEnd(Scheduler):
+    """A decay that ends with update `max_update`."""
+
+    max_update: int
+    final_lr: float
+
+    def _decay(self, count):
+        steps = self.max_update - self.warmup_steps
+        if steps <= 0:
+            return self.base_lr
+        # Subtracted as integers: 1 - n / max_update would cancel.
+        left = jnp.maximum(self.max_update - 1 - count, 0)
+        fraction = self._fraction(_float(left) / steps)
+        return self.final_lr + (self.warmup_final_lr - self.final_lr) * fraction
+
+    def _fraction(self, left):
         raise NotImplementedError
 
 
@@ -102,7 +131,7 @@ class FactorScheduler(Scheduler):
         warmup_begin_lr: Where the warm-up begins, at most `base_lr`.
         warmup_mode: "linear" rises to `base_lr`; "constant" stays at
             `warmup_begin_lr`.
-        first_base_lr: `base_lr` before a learning rate replaced it.
+        warmup_final_lr: `base_lr` before a learning rate replaced it.
         count: Updates that `base_lr` has already decayed for, in a scheduler
             out of a file.
 
@@ -123,17 +152,15 @@ class FactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    first_base_lr: float | None = _hidden(None)
+    warmup_final_lr: float | None = _hidden(None)
     count: int = _hidden(0)
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_int("step", self.step, 1)
-        _check_factor(self.factor)
-
     def _decay(self, count):
-        k = (jnp.maximum(count - self.count, 0) // self.step).astype(int)
-        decayed = self.base_lr * _power(self.factor, k)
+        k = jnp.maximum(count - self.count, 0) // self.step
+        # In float32 the rounding of a factor near 1 would be magnified k
+        # times; that of its logarithm is not.
+        logarithm = math.log(max(self.factor, 1e-38))
+        decayed = self.base_lr * jnp.exp(_float(k) * logarithm)
         return jnp.where(
             k == 0, self.base_lr, jnp.maximum(decayed, self.stop_factor_lr)
         )
@@ -155,7 +182,7 @@ class MultiFactorScheduler(Scheduler):
         warmup_begin_lr: Where the warm-up begins, at most `base_lr`.
         warmup_mode: "linear" rises to `base_lr`; "constant" stays at
             `warmup_begin_lr`.
-        first_base_lr: `base_lr` before a learning rate replaced it.
+        warmup_final_lr: `base_lr` before a learning rate replaced it.
         cur_step_ind: How many of `step` `base_lr` has already decayed for, in
             a scheduler out of a file.
 
@@ -177,30 +204,26 @@ class MultiFactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    first_base_lr: float | None = _hidden(None)
+    warmup_final_lr: float | None = _hidden(None)
     cur_step_ind: int = _hidden(0)
 
     def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.step, list | tuple) or not self.step:
-            raise ValueError(
-                f"step must be a list of updates, got {self.step!r}."
-            )
-        for step, last in zip(self.step, [0, *self.step], strict=False):
-            _check_int("step", step, 1)
-            if step <= last:
-                raise ValueError(f"step must be increasing, got {self.step}.")
+        is_list = isinstance(self.step, list | tuple) and len(self.step) > 0
+        _checks.check(is_list, "step", "a list of updates", repr(self.step))
         object.__setattr__(self, "step", tuple(self.step))
-        _check_factor(self.factor)
+        super().__post_init__()
+        is_increasing = np.all(np.diff(self.step) > 0)
+        _checks.check(is_increasing, "step", "increasing", self.step)
 
     def _decay(self, count):
         steps = self.step[self.cur_step_ind :]
+        powers = float(self.factor) ** np.arange(len(steps) + 1)
         k = sum((count >= step).astype(int) for step in steps)
-        return self.base_lr * _power(self.factor, k)
+        return self.base_lr * _float(powers)[k]
 
 
 @dataclasses.dataclass(frozen=True)
-class PolyScheduler(Scheduler):
+class PolyScheduler(_DecayToEnd):
     """Lowers the learning rate as a power of the updates that are left.
 
     The learning rate of update n = count + 1, from the end of the warm-up to
@@ -217,7 +240,7 @@ class PolyScheduler(Scheduler):
         warmup_begin_lr: Where the warm-up begins, at most `base_lr`.
         warmup_mode: "linear" rises to `base_lr`; "constant" stays at
             `warmup_begin_lr`.
-        first_base_lr: `base_lr` before a learning rate replaced it.
+        warmup_final_lr: `base_lr` before a learning rate replaced it.
 
     Raises:
         ValueError: An argument out of its range.
@@ -236,25 +259,14 @@ class PolyScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    first_base_lr: float | None = _hidden(None)
+    warmup_final_lr: float | None = _hidden(None)
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_int("max_update", self.max_update, 1)
-        if not 0 <= self.pwr < np.inf:
-            raise ValueError(f"pwr must be at least 0, got {self.pwr}.")
-        _check_final_lr(self.final_lr)
-
-    def _decay(self, count):
-        if self.warmup_steps >= self.max_update:
-            return self.base_lr
-        return _between(
-            self.final_lr, self.first_base_lr, _left(self, count) ** self.pwr
-        )
+    def _fraction(self, left):
+        return left**self.pwr
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineScheduler(Scheduler):
+class CosineScheduler(_DecayToEnd):
     """Lowers the learning rate as half a cosine.
 
     The learning rate of update n = count + 1, from the end of the warm-up to
@@ -271,7 +283,7 @@ class CosineScheduler(Scheduler):
         warmup_begin_lr: Where the warm-up begins, at most `base_lr`.
         warmup_mode: "linear" rises to `base_lr`; "constant" stays at
             `warmup_begin_lr`.
-        first_base_lr: `base_lr` before a learning rate replaced it.
+        warmup_final_lr: `base_lr` before a learning rate replaced it.
 
     Raises:
         ValueError: An argument out of its range.
@@ -289,66 +301,25 @@ class CosineScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    first_base_lr: float | None = _hidden(None)
+    warmup_final_lr: float | None = _hidden(None)
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_int("max_update", self.max_update, 1)
-        _check_final_lr(self.final_lr)
-
-    def _decay(self, count):
-        if self.warmup_steps >= self.max_update:
-            return self.base_lr
-        # (1 + cos(pi (1 - r))) / 2 = sin(pi r / 2)^2, which does not cancel.
-        return _between(
-            self.final_lr,
-            self.first_base_lr,
-            jnp.sin(np.pi / 2 * _left(self, count)) ** 2,
-        )
-
-
-def _left(scheduler, count):
-    # Subtracted as integers: 1 - n / max_update would cancel.
-    left = jnp.maximum(scheduler.max_update - 1 - jnp.asarray(count), 0)
-    return _float(left) / (scheduler.max_update - scheduler.warmup_steps)
-
-
-def _between(final_lr, base_lr, fraction):
-    return final_lr + (base_lr - final_lr) * fraction
-
-
-def _power(factor, k):
-    """Returns factor^k for integers k of up to 32 bits, however far from 1.
-
-    As a product over the base-16 digits of k of powers that are right: the
-    rounding of `factor` to float32 would be magnified k times.
-    """
-
-    def of_digit(i):
-        powers = float(factor) ** (16.0**i * np.arange(16))
-        return _float(powers)[k >> 4 * i & 15]
-
-    return math.prod(of_digit(i) for i in range(8))
+    def _fraction(self, left):
+        # (1 + cos(pi (1 - left))) / 2, without its cancellation.
+        return jnp.sin(np.pi / 2 * left) ** 2
 
 
 def _float(x):
     return jnp.asarray(x, float)
 
 
-def _check_int(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name} must be an integer of at least {least}, got {value!r}."
-        )
+def _check_integer(name: str, value: Any, least: int) -> None:
+    for number in value if isinstance(value, tuple) else [value]:
+        is_right = isinstance(number, int) and number >= least
+        right = f"an integer of at least {least}"
+        _checks.check(is_right, name, right, repr(number))
 
 
-def _check_factor(factor: float) -> None:
-    if not 0 <= factor <= 1:
-        raise ValueError(f"factor must be in [0, 1], got {factor}.")
-
-
-def _check_final_lr(final_lr: float) -> None:
-    if not 0 <= final_lr < np.inf:
-        raise ValueError(
-            f"final_lr must be at least 0 and finite, got {final_lr}."
-        )
+def _check_number(name: str, value: float, most: float) -> None:
+    right = "in [0, 1]" if most == 1 else "at least 0 and finite"
+    name = "base_lr" if name == "warmup_final_lr" else name
+    _checks.check(0 <= value <= most and value < math.inf, name, right, value)

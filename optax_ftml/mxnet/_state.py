@@ -10,11 +10,16 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml import _numerics
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
 
-_FTML_STATES = (_ftml.ScaleByFtmlState, _ftml.FtmlState)
+_NODES = (
+    _ftml.ScaleByFtmlState,
+    _ftml.FtmlState,
+    _master_params.MasterParamsState,
+)
 
 
 def state_from_mxnet(
@@ -69,77 +74,56 @@ def state_from_mxnet(
     states = states.with_paths(paths)
     if states.num_update is None:
         raise ValueError(
-            "states must say how many updates there were: its file is without "
-            "the optimizer. Give states._replace(num_update=...)."
+            "states must say how many updates there were: "
+            "states._replace(num_update=...) adds it."
         )
-    weights = _by_path(params)
-    missing = [path for path in states.slots if path not in weights]
-    if missing:
-        raise ValueError(
-            f"paths must lead to parameters, got {missing}. The parameters are "
-            f"{', '.join(weights)}."
-        )
+    weights = _arrays(params)
+    _check_paths(states.slots, weights)
     slots = {
         path: _transpose(path, some, weights[path], axes)
         for path, some in states.slots.items()
     }
-    used: set[str] = set()
+    used: set[tuple[str, str]] = set()
 
-    def like(tree, value):
+    def like(kind, tree, value):
         """Returns a tree like another, with value(path) as its leaves."""
 
         def leaf(path, old):
-            path = _checks.path_name(path)
-            if path not in slots:
-                raise ValueError(
-                    f"states must have every parameter, got none for {path!r}."
-                )
-            used.add(path)
-            return _like(value(path), old)
+            is_known, got = path in slots, f"none for {path!r}"
+            _checks.check(is_known, "states", "of every parameter", got)
+            used.add((kind, path))
+            new = np.asarray(value(slots[path], weights[path]), old.dtype)
+            return jax.device_put(new, old.sharding)
 
-        return jax.tree_util.tree_map_with_path(leaf, tree)
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten(map(leaf, _checks.leaf_names(tree), leaves))
 
     def convert(node):
         match node:
             case _ftml.ScaleByFtmlState():
-                v = like(node.v, lambda path: slots[path].v)
-                for path in _by_path(v):
+                for path in _arrays(node.v).keys() & slots.keys():
                     _check_leader(path, slots[path], weights[path])
-                return node._replace(v=v)
+                return node._replace(v=like("v", node.v, lambda s, w: s.v))
             case _ftml.FtmlState():
                 return node._replace(
-                    v=like(node.v, lambda path: slots[path].v),
-                    multiplier=like(
-                        node.multiplier,
-                        lambda path: _multiplier(slots[path], weights[path]),
-                    ),
+                    v=like("v", node.v, lambda s, w: s.v),
+                    multiplier=like("m", node.multiplier, _multiplier),
                 )
             case _master_params.MasterParamsState():
                 return node._replace(
-                    master=like(
-                        node.master,
-                        lambda path: _weight(slots[path], weights[path]),
-                    ),
+                    master=like("weight", node.master, _weight),
                     inner_state=_map(convert, node.inner_state),
                 )
         return node
 
-    has_master = any(
-        isinstance(node, _master_params.MasterParamsState)
-        for node in _nodes(state)
-    )
-    if not has_master and any(s.weight is not None for s in slots.values()):
-        raise ValueError(
-            "state must keep a float32 copy of the weights, as states do: make "
-            "the optimizer with multi_precision=True."
-        )
     converted = _factory.with_count(_map(convert, state), states.num_update)
-    unused = sorted(set(slots) - used)
-    if unused:
-        raise ValueError(
-            f"state must have FTML's states of all parameters, got none of "
-            f"{unused}."
-        )
+    unused = [path for path in slots if ("v", path) not in used]
+    right = "FTML's for every parameter in states"
+    _checks.check(not unused, "state", right, f"none of {unused}")
+    copies = [path for path in slots if slots[path].weight is not None]
+    uncopied = [path for path in copies if ("weight", path) not in used]
+    right = "with float32 copies (multi_precision=True) where states has them"
+    _checks.check(not uncopied, "state", right, f"none of {uncopied}")
     return converted
 
 
@@ -165,7 +149,7 @@ def state_to_mxnet(
 
     Returns:
         The states, for :func:`save_states`. Where the last learning rate was
-        0, d is 0 and z is minus the multiplier, and MXNet's next step is right.
+        0, d is 0, with which MXNet's next step is right.
 
     Raises:
         ValueError: A path that leads nowhere, or parameters without a path.
@@ -184,15 +168,10 @@ def state_to_mxnet(
         [3.] [2.5]
     """
     weights = _arrays(params)
-    unknown = [path for path in paths.values() if path not in weights]
-    if unknown:
-        raise ValueError(
-            f"paths must lead to parameters, got {unknown}. The parameters are "
-            f"{', '.join(weights)}."
-        )
+    _check_paths(paths.values(), weights)
     options = {**_factory.DEFAULTS, **options}
     lr_mult, wd_mult = (
-        _by_path(_factory.factors(name, options[name] or {}, params))
+        _arrays(_factory.factors(name, options[name], params))
         for name in ("lr_mult", "wd_mult")
     )
     master: dict[str, np.ndarray] = {}
@@ -203,80 +182,80 @@ def state_to_mxnet(
             master = _arrays(node.master)
             continue
         num_update = int(node.count)
-        multipliers = _arrays(getattr(node, "multiplier", {}))
+        multipliers = _arrays(getattr(node, "multiplier", None))
         for path, v in _arrays(node.v).items():
             weight = master.get(path, weights[path])
-            v = v.astype(float)
             d = _metric(v, num_update, lr_mult[path], options)
-            d = d.astype(weight.dtype)
-            m = multipliers.get(path, np.zeros_like(weight))
+            z = -(multipliers.get(path, 0) + d * weight.astype(float))
+            dtype = weight.dtype
             slots[path] = _states_file.FtmlSlots(
-                d,
-                v.astype(weight.dtype),
-                -(m.astype(weight.dtype) + d * weight),
+                d.astype(dtype),
+                v.astype(dtype),
+                z.astype(dtype),
                 master.get(path),
             )
     keys = {path: key for key, path in paths.items()}
-    if len(keys) < len(paths) or set(slots) != set(keys):
-        raise ValueError(
-            f"paths must have each parameter of the state once, which are "
-            f"{sorted(slots)}, got {list(paths.values())}."
-        )
+    is_right = len(keys) == len(paths) and set(keys) == set(slots)
+    right = f"each parameter of the state once ({', '.join(slots)})"
+    _checks.check(is_right, "paths", right, list(paths.values()))
+    inverse = {path: np.argsort(order) for path, order in (axes or {}).items()}
+    for name, factors in (("lr_mult", lr_mult), ("wd_mult", wd_mult)):
+        options[name] = {
+            keys[path]: factors[path].item()
+            for path in keys
+            if factors[path] != 1
+        }
     return _states_file.UpdaterStates(
-        slots={
-            keys[path]: _map_arrays(
-                lambda x, path=path: np.transpose(
-                    x, np.argsort((axes or {}).get(path, range(x.ndim)))
-                ),
-                some,
-            )
+        {
+            keys[path]: _transpose(path, some, None, inverse)
             for path, some in slots.items()
         },
-        num_update=num_update,
-        options={
-            **options,
-            "lr_mult": {keys[p]: lr_mult[p] for p in keys if lr_mult[p] != 1},
-            "wd_mult": {keys[p]: wd_mult[p] for p in keys if wd_mult[p] != 1},
-        },
+        num_update,
+        options,
     )
 
 
-def _metric(v, num_update, factor, options):
+def _metric(v, num_update, lr_mult, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
         options["learning_rate"], options["lr_scheduler"]
     )
-    if callable(lr):
-        lr = lr(num_update - 1)
-    lr = float(lr) * factor
+    lr = float(lr(num_update - 1) if callable(lr) else lr) * lr_mult
     if num_update == 0 or lr == 0:
-        return np.zeros_like(v)
-    b1, b2, eps = (float(options[n]) for n in ("beta1", "beta2", "epsilon"))
-    denominator = np.sqrt(v / (1 - b2**num_update)) + eps
+        return np.zeros(v.shape)
+    # Rounded as in the update, which fits the bias corrections to v.
+    dtype = _numerics.at_least_float32(v)
+    b1, b2, eps = (
+        float(np.asarray(options[name], dtype))
+        for name in ("beta1", "beta2", "epsilon")
+    )
+    denominator = np.sqrt(v.astype(float) / (1 - b2**num_update)) + eps
     return (1 - b1**num_update) / lr * denominator
 
 
 def _multiplier(slots, weight):
-    """Returns d (leader - theta) = -z - d theta."""
-    return -slots.z - slots.d * _weight(slots, weight).astype(slots.d.dtype)
+    """Returns d (leader - theta), where z is -d times the leader."""
+    d, z = slots.d.astype(float), slots.z.astype(float)
+    return -z - d * _weight(slots, weight).astype(float)
 
 
 def _weight(slots, weight):
-    return np.asarray(weight if slots.weight is None else slots.weight)
+    return weight if slots.weight is None else slots.weight
 
 
-def _leader_of(slots, weight):
-    """Returns -z / d, and the weights where no update has been."""
-    moved = slots.d != 0
-    d = np.where(moved, slots.d, 1)
-    return np.where(moved, -slots.z / d, _weight(slots, weight))
+def _check_paths(paths, weights):
+    unknown = [path for path in paths if path not in weights]
+    right = f"the names of parameters ({', '.join(weights)})"
+    _checks.check(not unknown, "paths", right, unknown)
 
 
 def _check_leader(path, slots, weight):
-    weight = np.asarray(weight)
+    """Raises unless -z / d is the weights, where there has been an update."""
+    d = np.where(slots.d == 0, 1, slots.d).astype(float)
+    error = np.max(np.abs(_multiplier(slots, weight) / d), initial=0)
     tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
-    error = np.max(np.abs(_leader_of(slots, weight) - weight), initial=0)
-    if not error <= tolerance * np.max(np.abs(weight), initial=0):
+    size = np.max(np.abs(weight.astype(float)), initial=0)
+    if not error <= tolerance * size:
         raise ValueError(
             f"params must be the weights that states belong to, but {path!r} "
             f"is up to {error:.2g} away from -z / d. Is it of the same moment, "
@@ -286,28 +265,19 @@ def _check_leader(path, slots, weight):
 
 
 def _transpose(path, slots, weight, axes):
+    """Returns the slots with their axes in another order.
+
+    It raises unless they then have the shape of the weight, if there is one.
+    """
     order = (axes or {}).get(path, range(slots.d.ndim))
-    slots = _map_arrays(lambda x: np.transpose(x, order), slots)
-    if slots.d.shape != np.shape(weight):
-        raise ValueError(
-            f"states must have the shapes of params, but {path!r} has shape "
-            f"{np.shape(weight)} and MXNet's d, v and z have {slots.d.shape}. "
-            "Transposed ones need an entry in axes."
-        )
-    return slots
-
-
-def _map_arrays(function, slots):
-    return _states_file.FtmlSlots(
-        *(None if x is None else function(x) for x in slots)
+    slots = _states_file.FtmlSlots(
+        *(x if x is None else np.transpose(x, order) for x in slots)
     )
-
-
-def _like(value, old):
-    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
-
-
-_NODES = (*_FTML_STATES, _master_params.MasterParamsState)
+    if weight is not None:
+        is_right, got = slots.d.shape == weight.shape, slots.d.shape
+        right = f"of shape {weight.shape} for {path!r}, as axes make it"
+        _checks.check(is_right, "states", right, got)
+    return slots
 
 
 def _map(function, state):
@@ -317,24 +287,17 @@ def _map(function, state):
 
 
 def _nodes(state):
-    """Returns the states of interest, a master copy before what is in it."""
-    found = []
+    """Yields the states of interest, a master copy before what is in it."""
     for node in jax.tree.leaves(
         state, is_leaf=lambda node: isinstance(node, _NODES)
     ):
         if isinstance(node, _NODES):
-            found.append(node)
+            yield node
         if isinstance(node, _master_params.MasterParamsState):
-            found += _nodes(node.inner_state)
-    return found
-
-
-def _by_path(tree):
-    return {
-        _checks.path_name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+            yield from _nodes(node.inner_state)
 
 
 def _arrays(tree):
-    return {path: np.asarray(leaf) for path, leaf in _by_path(tree).items()}
+    """Returns the leaves by path, as NumPy's arrays."""
+    leaves = map(np.asarray, jax.tree.leaves(tree))
+    return dict(zip(_checks.leaf_names(tree), leaves, strict=True))

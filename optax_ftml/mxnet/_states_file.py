@@ -1,5 +1,6 @@
 """MXNet's files of optimizer states, read without running what is in them."""
 
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -132,7 +133,9 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         [1. 1.] 7 0.5
     """
     data = pathlib.Path(path).read_bytes()
-    with _params_file.corrupted(path, "a file of MXNet FTML states"):
+    with _params_file.about(
+        f"{os.fspath(path)!r} is not a file of FTML states"
+    ):
         value = _pickles.loads(data)
         states, optimizer = (
             value if type(value) is tuple and len(value) == 2 else (value, None)
@@ -141,7 +144,16 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
             raise ValueError(
                 f"it must hold a dict of states, got a {type(states).__name__}"
             )
-        slots = {key: _slots(key, state) for key, state in states.items()}
+        slots, size = {}, 0
+        for key, state in states.items():
+            if type(key) not in (int, str):
+                raise ValueError(f"a key must be an int or a str, got {key!r}")
+            with _params_file.about(f"entry {key!r}"):
+                slots[key] = _slots(state)
+            # A pickle may name the same array any number of times.
+            size += sum(x.nbytes for x in slots[key] if x is not None)
+            if size > len(data):
+                raise ValueError("its arrays are larger than the file")
         if optimizer is None:
             return UpdaterStates(slots)
         return UpdaterStates(slots, *_pickled_optimizer.read(optimizer, slots))
@@ -200,52 +212,40 @@ def save_states(
     )
 
 
-def _slots(key, state):
+def _slots(state):
     weight = None
     if type(state) is tuple and len(state) == 2:
         weight, state = state
-        weight = _array(weight, f"the float32 weight of {key!r}")
     if type(state) is not tuple or len(state) != 3:
         raise ValueError(
-            f"entry {key!r} must be FTML's d, v and z, got {len(state)} values"
-            if type(state) is tuple
-            else f"entry {key!r} must be FTML's d, v and z, got a "
-            f"{type(state).__name__}"
+            f"it must be FTML's d, v and z, got a {type(state).__name__}"
+            + (f" of {len(state)}" if isinstance(state, tuple) else "")
         )
     slots = FtmlSlots(
-        *(
-            _array(array, f"{name} of {key!r}")
-            for name, array in zip("dvz", state, strict=True)
-        ),
-        weight,
+        *map(_array, state), None if weight is None else _array(weight)
     )
     arrays = [array for array in slots if array is not None]
     if len({(array.shape, array.dtype) for array in arrays}) > 1:
         raise ValueError(
-            f"entry {key!r} must have one shape and dtype, got "
+            f"it must have one shape and dtype, got "
             f"{[array.shape for array in arrays]} and "
             f"{[array.dtype.name for array in arrays]}"
         )
     return slots
 
 
-def _array(value, entry):
-    name = getattr(value, "name", None)
-    if not isinstance(value, _pickles.Object) or name in _pickles.FTML:
-        raise ValueError(
-            f"{entry} must be an array, got {type(value).__name__}"
-        )
+def _array(value):
+    name = getattr(value, "name", type(value).__name__)
     if name in _pickles.SPARSE:
-        raise ValueError(f"{entry} must be dense, got a sparse array")
-    handle = value.state.get("handle")
-    if name not in _pickles.NDARRAYS or not isinstance(
-        handle, bytes | bytearray
-    ):
-        raise ValueError(f"{entry} must be an array, got {name} without data")
-    reader = _ndarray.Reader(bytes(handle))
-    array = _ndarray.read_array(reader, entry)
+        raise ValueError("d, v and z must be dense, got a sparse array")
+    state = getattr(value, "state", None)
+    handle = state.get("handle") if type(state) is dict else None
+    if name not in _pickles.NDARRAYS or handle is None:
+        raise ValueError(f"d, v and z must be arrays, got {name}")
+    reader = _ndarray.Reader(_pickles.as_bytes(handle))
+    array = _ndarray.read_array(reader)
     if reader.left:
-        raise ValueError(f"{reader.left} bytes are left after {entry}")
+        raise ValueError(f"{reader.left} bytes are left after an array")
     if array.dtype.kind != "f":
-        raise ValueError(f"{entry} must be floating, got {array.dtype}")
+        raise ValueError(f"d, v and z must be floating, got {array.dtype}")
     return array

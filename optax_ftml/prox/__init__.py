@@ -13,7 +13,12 @@ is in the set comes back as it is, bit for bit.
 
 ``axis``, an int or a tuple, says of what the set or the penalty holds: of each
 slice of each leaf along these axes. With None it holds of all leaves together,
-as one vector.
+as one vector. A mapping from path patterns to axes makes one slice of those at
+the same place of all leaves that match; the other leaves are free.
+
+Where there has been no gradient yet the step size is :math:`2^{63}` in float32.
+A penalty leaves slices that are so throughout, and a set moves such parameters
+first.
 
 A strength, a bound or a radius is a number, an array, or a tree of these. An
 array broadcasts against each leaf or, where a slice has one number, against the
@@ -44,6 +49,8 @@ A Euclidean prox or projection becomes one with :func:`in_metric`.
 from optax_ftml.prox._affine import affine_set
 from optax_ftml.prox._by_path import by_path
 from optax_ftml.prox._in_metric import in_metric
+from optax_ftml.prox._intersection import intersection
+from optax_ftml.prox._n_of_m import n_of_m
 from optax_ftml.prox._not_convex import l2_sphere
 from optax_ftml.prox._not_convex import levels
 from optax_ftml.prox._not_convex import top_k
@@ -71,12 +78,14 @@ __all__ = [
     "halfspace",
     "hyperplane",
     "in_metric",
+    "intersection",
     "l1",
     "l1_ball",
     "l2_ball",
     "l2_sphere",
     "levels",
     "monotone",
+    "n_of_m",
     "non_negative",
     "simplex",
     "top_k",

@@ -1,7 +1,7 @@
 """Any Euclidean prox or projection, made one in the metric."""
 
 import functools
-import numbers
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
-from optax_ftml.prox import _slices
-from optax_ftml.prox import _splitting
-from optax_ftml.prox._splitting import each
+from optax_ftml.prox import _fixed_point
+from optax_ftml.prox._fixed_point import dot
+from optax_ftml.prox._fixed_point import each
 
 
 def in_metric(
@@ -88,77 +88,110 @@ def in_metric(
         Journal on Scientific Computing 42, 2020
     """
     _shared_checks.check_function_of("f", f, "tree", "step_size")
-    if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
-        raise TypeError(f"tolerance must be a number, got {tolerance!r}.")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, got {tolerance!r}.")
-    _checks.check_integer("max_iterations", max_iterations, 1)
-    solve = functools.partial(
-        _splitting.solve,
-        tolerance=float(tolerance),
-        max_iterations=max_iterations,
-    )
+    _fixed_point.check(tolerance, max_iterations)
 
     @_checks.two_arguments
     def prox(leader, step_size):
-        _, x, s = _checks.leaves_of(
-            "in_metric", leader, step_size, is_complex=True
-        )
-        if not sum(leaf.size for leaf in x):
+        problem = _fixed_point.Problem("in_metric", leader, step_size)
+        if not problem.x:
             return leader
-        own = _slices.Slices(x, s, [tuple(range(leaf.ndim)) for leaf in x])
-        treedef = jax.tree.structure(leader)
-        scaled, length = own.in_range()
-        # Less than rounding of the largest step size moves nothing.
-        metric = each(
-            lambda m: jnp.maximum(m, jnp.finfo(m.dtype).eps),
-            own.relative_step_sizes(),
+
+        def euclidean(x, alpha, length, largest):
+            tree = problem.tree(x, length)
+            theta = f(tree, alpha * largest)
+            _shared_checks.check_like_leader(theta, tree)
+            return problem.parts(jax.tree.leaves(theta), length)
+
+        units = problem.length, problem.largest
+        euclidean, constants = jax.closure_convert(
+            euclidean, problem.x, problem.length, *units
         )
-        units = jax.lax.stop_gradient((own.max(s), length))
-
-        def apply(x, alpha, units):
-            largest, length = units
-            tree = jax.tree.unflatten(treedef, _scaled(x, length))
-            result = f(tree, alpha * largest)
-            _shared_checks.check_like_leader(result, tree)
-            return _scaled(jax.tree.leaves(result), 1 / length)
-
-        result = _solution(apply, solve, scaled, metric, units)
-        return _checks.tree_of(_scaled(result, length), leader)
+        arguments = problem.x, problem.s, (*units, *constants)
+        at = functools.partial(_theta_and_residual, euclidean)
+        solution = _fixed_point.root(
+            lambda *arguments: at(*arguments)[1],
+            functools.partial(_solve, at, tolerance, max_iterations),
+            tolerance,
+            *arguments,
+        )
+        theta, _ = at(*solution, *arguments)
+        theta = problem.tree(theta, problem.length)
+        return _checks.tree_of(jax.tree.leaves(theta), leader)
 
     return prox
 
 
-def _scaled(arrays, scale):
-    return each(lambda x: x * scale.astype(x.dtype), arrays)
+def _theta_and_residual(euclidean, z, alpha, x, s, rest):
+    """Returns theta and the residual at z = (s + alpha) q."""
+
+    def point(x, s, z):
+        a = alpha.astype(s.dtype)
+        return x + (s - a) / (s + a) * z
+
+    def residual(theta, x, s, z):
+        return theta - x - s / (s + alpha.astype(s.dtype)) * z
+
+    theta = euclidean(each(point, x, s, z), alpha, *rest)
+    return theta, each(residual, theta, x, s, z)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _solution(apply, solve, leader, metric, units):
-    """The prox of a leader in a metric, where both have units."""
-    return _forward(apply, solve, leader, metric, units)[0]
+def _solve(at, tolerance, max_iterations, x, s, rest):
+    """Returns z and alpha at which the residual vanishes."""
+
+    def goes_on(theta, residual, alpha, number):
+        # What is left after so long is more and more the rounding of f's.
+        late = jnp.maximum(number - 40, 0) / 20
+
+        def distance(theta, residual, x, s):
+            size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
+            rounding = jnp.finfo(x.dtype).eps * (size + late.astype(x.dtype))
+            seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
+            # Strong convexity bounds it by the norm of a subgradient.
+            return seen * (1 - s / alpha.astype(s.dtype)) / jnp.sqrt(s)
+
+        bound = each(distance, theta, residual, x, s)
+        moved = each(jnp.subtract, theta, x)
+        return dot(bound, bound) > tolerance**2 * dot(moved, moved)
+
+    def with_one_alpha(now):
+        z, alpha, steps, number, _ = now
+
+        def step(z, n):
+            theta, residual = at(z, alpha, x, s, rest)
+            return residual, goes_on(theta, residual, alpha, number + n)
+
+        end = _fixed_point.iterate(step, z, steps)
+        # Where the bound is least, for this residual.
+        r = end.residual
+        best = dot(r, each(jnp.multiply, s, r)) / dot(r, r)
+        best = jnp.where(end.goes_on & (best > 0), best, alpha)
+
+        def same_q(z, r, s):
+            old, new = alpha.astype(s.dtype), best.astype(s.dtype)
+            return jnp.where(end.goes_on, (z + r) * ((s + new) / (s + old)), z)
+
+        z = each(same_q, end.best, r, s)
+        return z, best, 3 * steps // 2, number + end.number, end.goes_on
+
+    z, alpha, *_ = jax.lax.while_loop(
+        lambda now: now[-1] & (now[-2] < max_iterations),
+        with_one_alpha,
+        (
+            each(jnp.zeros_like, x),
+            _geometric_mean(s),
+            jnp.asarray(_fixed_point.MEMORY + 1, jnp.int32),
+            jnp.zeros([], jnp.int32),
+            jnp.ones([], bool),
+        ),
+    )
+    return z, alpha
 
 
-def _forward(apply, solve, leader, metric, units):
-    x, q = solve(lambda x, alpha: apply(x, alpha, units), leader, metric)
-    return x, (leader, metric, units, q)
-
-
-def _backward(apply, solve, saved, cotangent):
-    # The derivative by the leader, times the step sizes, is symmetric, and
-    # itself a prox in the metric: of a quadratic, with f's derivative for f.
-    leader, metric, units, q = saved
-
-    def derivative(x, alpha):
-        point = _splitting.point(leader, metric, q, alpha)
-        _, pull = jax.vjp(lambda x: apply(x, alpha, units), point)
-        return each(jnp.conj, pull(each(jnp.conj, x))[0])
-
-    gradient = each(jnp.conj, cotangent)
-    _, more = solve(derivative, each(jnp.multiply, metric, gradient), metric)
-    gradient = each(jnp.add, gradient, more)
-    by_metric = each(lambda g, q: jnp.real(g * jnp.conj(q)), gradient, q)
-    return each(jnp.conj, gradient), by_metric, None
-
-
-_solution.defvjp(_forward, _backward)
+def _geometric_mean(s):
+    """Of the smallest and the largest."""
+    dtype = _numerics.at_least_float32(*s)
+    ends = (
+        functools.reduce(between, [within(x).astype(dtype) for x in s])
+        for within, between in ((jnp.min, jnp.minimum), (jnp.max, jnp.maximum))
+    )
+    return jnp.sqrt(math.prod(ends))

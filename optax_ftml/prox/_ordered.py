@@ -53,62 +53,45 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
             f"decreasing must be True or False, got {decreasing!r}."
         )
 
-    def solve(own):
-        (x,), scale = own.in_range()
-        x, weight = (
-            jnp.moveaxis(a, axis, -1)
-            for a in (x, 1 / own.relative_step_sizes()[0])
-        )
-        x = -_in_order(-x, weight) if decreasing else _in_order(x, weight)
-        return own.map(jnp.multiply, [jnp.moveaxis(x, -1, axis)], scale)
+    def solve(slices):
+        (x,), (s,) = slices.x, slices.relative_step_sizes()
+        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, 1 / s))
+        in_order = jnp.vectorize(_in_order, signature="(n),(n)->(n)")
+        x = -in_order(-x, weight) if decreasing else in_order(x, weight)
+        return [jnp.moveaxis(x, -1, axis)]
 
     return _slices.by_slice("monotone", solve, axis)
 
 
 def _in_order(x, weight):
-    size = x.shape[-1]
-    blocks = 1 << (size - 1).bit_length()
-    pad = [(0, 0, 0)] * (x.ndim - 1) + [(0, blocks - size, 0)]
+    size = len(x)
+    padded = 1 << (size - 1).bit_length()
     # Behind the end, numbers without weight that are in order.
-    top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    x = jax.lax.pad(x, jnp.zeros([], x.dtype), pad)
-    x = jnp.where(_is_before(size, x), x, top)
-    weight = jax.lax.pad(weight, jnp.zeros([], x.dtype), pad)
-    shape, half = x.shape, 1
-    while half < blocks:
-        pairs = (*shape[:-1], blocks // (2 * half), 2, half)
-        x = _merge(x.reshape(pairs), weight.reshape(pairs)).reshape(shape)
+    x = jnp.pad(x, (0, padded - size), mode="edge")
+    weight = jnp.pad(weight, (0, padded - size))
+    half = 1
+    while half < padded:
+        pairs = [a.reshape(-1, 2, half) for a in (x, weight)]
+        x = jax.vmap(_merge)(*pairs).reshape(-1)
         half *= 2
-    return x[..., :size]
-
-
-def _is_before(size, x):
-    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    return places < size
+    return x[:size]
 
 
 def _merge(x, weight):
-    left, right = x[..., 0, :], x[..., 1, :]
-    end, begin = left[..., -1:], right[..., :1]
+    """Brings two halves, each of them in order, into order: (2, half)."""
+    sign = jnp.array([[1], [-1]], x.dtype)
 
-    p, q = weight[..., 0, :], weight[..., 1, :]
+    def excess(v, x, weight):
+        # Differences from the common value: no large number meets a small one.
+        is_pooled = sign * (x - v) >= 0
+        return jnp.sum(jnp.where(is_pooled, weight * (x - v), 0))
 
-    def total(x):
-        return jnp.sum(x, axis=-1, keepdims=True)
-
-    def moved(v, left, right, p, q):
-        """What moves down to v, less what moves up."""
-        down = jnp.where(left > v, left - v, 0) * p
-        up = jnp.where(right < v, v - right, 0) * q
-        return total(down - up)
-
-    halves = jax.lax.stop_gradient((left, right, p, q))
+    halves = jax.lax.stop_gradient((x, weight))
+    end, begin = halves[0][0, -1], halves[0][1, 0]
     # In order they need no move, and v is the end of the left half.
     v = _search.bisect(
-        lambda v: moved(v, *halves) >= 0, jnp.minimum(begin, end), end
+        lambda v: excess(v, *halves) >= 0, jnp.minimum(begin, end), end
     )
-    mass = total(jnp.where(left > v, p, 0) + jnp.where(right < v, q, 0))
-    v = v + moved(v, left, right, p, q) / jnp.where(mass > 0, mass, 1)
-    return jnp.stack(
-        [jnp.where(left > v, v, left), jnp.where(right < v, v, right)], axis=-2
-    )
+    mass = jnp.sum(jnp.where(sign * (x - v) >= 0, weight, 0))
+    v = v + excess(v, x, weight) / jnp.where(mass > 0, mass, 1)
+    return jnp.where(sign * (x - v) > 0, v, x)

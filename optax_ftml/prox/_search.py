@@ -95,7 +95,7 @@ def _divide_by_slope(linear, y):
 
 
 def _halley(slices, term, left, first, arguments, steps):
-    most = float(jnp.finfo(slices.dtype).max) / 8
+    most = float(jnp.finfo(slices.dtype).max) ** 0.75
 
     def step(_, carry):
         mu, least = carry
@@ -117,7 +117,7 @@ def _halley(slices, term, left, first, arguments, steps):
         rise = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
         return jnp.clip(mu + unit * rise, least, most), least
 
-    start = first, jnp.full_like(first, -most)
+    start = jnp.minimum(first, most), jnp.full_like(first, -most)
     return jax.lax.fori_loop(0, steps, step, start)[0]
 
 

@@ -75,8 +75,10 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
     .. math::
         \theta = \operatorname{sign}(\ell) \max(|\ell| - \text{strength}\, s, 0)
 
+    Parameters that have had no gradient yet stay as they are.
+
     Args:
-        strength: At least 0, in units of the loss a unit of the parameter.
+        strength: At least 0, in units of the loss per unit of the parameter.
         non_negative: Whether the parameters must be at least 0 as well; then
             :math:`\theta = \max(\ell - \text{strength}\, s, 0)`.
 
@@ -100,10 +102,7 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
     _checks.check_numbers(
         "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
     )
-    if not isinstance(non_negative, bool):
-        raise TypeError(
-            f"non_negative must be True or False, got {non_negative!r}."
-        )
+    _slices.check_flag("non_negative", non_negative)
 
     def solve(slices, strength):
         return slices.map(
@@ -130,9 +129,11 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
         \theta &= \operatorname{sign}(\ell) \max(|\ell| - l_1 s, 0)
             / (1 + l_2 s)
 
+    Parameters that have had no gradient yet stay as they are.
+
     Args:
-        l1: At least 0, in units of the loss a unit of the parameter.
-        l2: At least 0, in units of the loss a squared unit of the parameter.
+        l1: At least 0, in units of the loss per unit of the parameter.
+        l2: At least 0, in units of the loss per squared unit of the parameter.
 
     Returns:
         A ``prox`` for :func:`optax_ftml.ftml`.

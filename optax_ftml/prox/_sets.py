@@ -1,4 +1,8 @@
-"""Projections in the metric onto sets with one equation a slice."""
+"""Projections in the metric onto sets with one equation per slice.
+
+What has had no gradient yet moves first, with a step size of 1e8 of the largest
+of the others in its slice.
+"""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +25,9 @@ def simplex(
     .. math::
         \theta = \max(\ell - \mu s, 0)
 
-    with the multiplier :math:`\mu` at which the sum is right.
+    with the multiplier :math:`\mu` at which the sum is right, or 0 where it
+    may be less. Among shares, one that has had no gradient yet takes what the
+    others leave.
 
     Args:
         total: The sum of each slice, at least 0.
@@ -34,7 +40,8 @@ def simplex(
     Raises:
         ValueError: A total below 0 or NaN; from the prox, one of a wrong
             shape or structure.
-        TypeError: A total that is not a number; from the prox, complex leaves.
+        TypeError: A total that is not a number, an ``at_most`` that is not a
+            bool; from the prox, complex leaves.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -52,6 +59,7 @@ def simplex(
     """
     _checks.check_numbers("total", total, _checks.AT_LEAST_0, _checks.FINITE)
     _slices.check_axis(axis)
+    _slices.check_flag("at_most", at_most)
 
     def solve(slices, total):
         return _with_sum(slices, slices.x, total, at_most)
@@ -343,6 +351,7 @@ def box_section(
     _checks.check_normal(normal)
     _checks.check_numbers("offset", offset, _checks.FINITE)
     _slices.check_axis(axis)
+    _slices.check_flag("at_most", at_most)
 
     def solve(slices, offset, lower, upper, normal):
         bounds = lower, upper

@@ -193,8 +193,8 @@ def by_slice(
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
 
-    # Jitted, so that what is infinite on the way alarms no one outside of jit.
     @_checks.two_arguments
+    # Jitted, so that what is infinite on the way alarms no one outside of jit.
     @functools.partial(jax.jit, inline=True)
     def f(leader, step_size):
         paths, x, s = _checks.leaves_of(
@@ -262,6 +262,12 @@ def check_axis(axis: Any, *, is_optional: bool = True) -> None:
             )
         if axes != ():
             _checks.check_axis(axes)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
 
 
 def _groups(name, axis, leader, paths, shapes):

@@ -1,6 +1,5 @@
 """Penalties that make whole slices 0."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,13 +24,18 @@ def group_lasso(
             \frac{u\, \tau}{\tau + \text{strength}\, s}
 
     with :math:`\tau = \|\theta\|_2`. With ``l1`` it is the sparse group lasso.
+    With ``non_negative`` it is :math:`u = \max(\ell - l_1 s, 0)`.
+
+    A slice in which nothing has had a gradient yet stays as it is. In another,
+    what has had none becomes 0 at once.
 
     Args:
-        strength: At least 0, one for each slice, in units of the loss a unit of
-            the parameter.
+        strength: At least 0, one for each slice, in units of the loss per unit
+            of the parameter.
         axis: The axes of the slices: for a layer whose kernel has the shape
             (inputs, outputs), 0 makes the weights of each output a group. None
-            for all leaves as one vector.
+            for all leaves as one vector. A mapping from path patterns to axes
+            makes one group of the slices at the same place of these leaves.
         l1: At least 0, per parameter, in the same units.
         non_negative: Whether the parameters must be at least 0 as well.
 
@@ -41,7 +45,8 @@ def group_lasso(
     Raises:
         ValueError: A strength below 0, infinite or NaN; from the prox, one of a
             wrong shape or structure.
-        TypeError: A strength that is not a number.
+        TypeError: A strength that is not a number, a ``non_negative`` that is
+            not a bool; from the prox, complex leaves with it.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -64,6 +69,7 @@ def group_lasso(
     )
     _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
     _slices.check_axis(axis)
+    _slices.check_flag("non_negative", non_negative)
 
     def theta(mu, x, s, strength):
         below = mu + strength * s
@@ -73,25 +79,14 @@ def group_lasso(
     def square(mu, x, s, strength):
         return _search.squared_ratio(x, mu + strength * s)
 
+    def member(strength, x, s, l1):
+        x = _separable.soft_threshold(x, s, l1, non_negative)
+        # Of a group that has had a gradient, what has had none is 0 at once.
+        return jnp.where(_numerics.is_unresisted(s) & (strength > 0), 0, x)
+
     def solve(slices, strength, l1):
         s = slices.penalty_step_sizes()
-        x = slices.map(
-            functools.partial(
-                _separable.soft_threshold, non_negative=non_negative
-            ),
-            slices.x,
-            s,
-            l1,
-        )
-        # Of a group that has had a gradient, what has had none is 0 at once.
-        x = slices.map(
-            lambda strength, x, s: jnp.where(
-                _numerics.is_unresisted(s) & (strength > 0), 0, x
-            ),
-            strength,
-            x,
-            s,
-        )
+        x = slices.map(member, strength, slices.x, s, l1)
         mu = _search.multiplier(
             slices,
             theta,

@@ -58,99 +58,63 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     )
     _checks.check_one_axis(axis)
 
-    def solve(own, strength):
-        if own.size == 1:
-            return own.x
-        (x,), scale = own.in_range()
-        largest = jax.lax.stop_gradient(own.max(own.s))
-        (strength,) = own.spread(strength / scale * largest)
-        # Any more leaves no jumps either.
-        most = float(jnp.finfo(own.dtype).max) ** 0.75
-        strength = jnp.minimum(strength, most)
-        problem = [
-            jnp.moveaxis(a, axis, -1)
-            for a in (x, 1 / own.relative_step_sizes()[0], strength)
-        ]
-        tilt = _cuts(*jax.lax.stop_gradient(problem))
-        theta = jnp.moveaxis(_means(*problem, tilt), -1, axis)
-        return own.map(jnp.multiply, [theta], scale)
+    def solve(slices, strength):
+        (x,), (s,) = slices.x, slices.penalty_step_sizes()
+        # Steps of less do not move; a strength of more leaves no jumps either.
+        weight = 1 / jnp.maximum(s, 1 / _numerics.bound(s.dtype))
+        strength = jnp.minimum(strength, _largest(s.dtype) / 8)
+        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, weight))
+        fused = jnp.vectorize(_fused, signature="(n),(n),()->(n)")
+        theta = jnp.moveaxis(fused(x, weight, strength), -1, axis)
+        return slices.map(jnp.where, [s == 0], slices.x, [theta])
 
     return _slices.by_slice(
         "total_variation", solve, axis, slice_numbers={"strength": strength}
     )
 
 
-def _cuts(x, weight, strength):
-    """Returns the signs of the solution's jumps, 0 where there is none."""
-    ends = [f(x, axis=-1, keepdims=True) for f in (jnp.min, jnp.max)]
-    values = _search.bisect(
-        lambda t: _reaches(t, x, weight, strength, jnp.sign(jnp.diff(t))),
-        *(jnp.broadcast_to(end, x.shape) for end in ends),
-    )
-    close = (
-        16
-        * float(jnp.finfo(x.dtype).eps)
-        * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    )
-    jumps = jnp.diff(values)
-    return jnp.where(jnp.abs(jumps) > close, jnp.sign(jumps), 0)
+def _largest(dtype):
+    return float(jnp.finfo(dtype).max) ** 0.75
 
 
-def _pull(strength, tilt):
-    """The derivative of the penalty of the jumps that are known."""
-    none = jnp.zeros_like(tilt[..., :1])
-    return strength * (
-        jnp.concatenate([none, tilt], -1) - jnp.concatenate([tilt, none], -1)
+@jax.custom_jvp
+def _fused(x, weight, strength):
+    return _search.bisect(
+        lambda t: _reaches(t, x, weight, strength),
+        jnp.full_like(x, jnp.min(x)),
+        jnp.full_like(x, jnp.max(x)),
     )
 
 
-def _means(x, weight, strength, tilt):
-    """The solution's value on each part, if it is constant there."""
-    edge = jnp.ones_like(tilt[..., :1], bool)
-    is_first = jnp.concatenate([edge, tilt != 0], -1)
-    is_last = jnp.concatenate([tilt != 0, edge], -1)
+@_fused.defjvp
+def _fused_jvp(primals, tangents):
+    theta = _fused(*primals)
+    jumps = jnp.sign(jnp.diff(theta))
+    pull = jnp.pad(jumps, (1, 0)) - jnp.pad(jumps, (0, 1))
+    part = jnp.pad(jnp.cumsum(jumps != 0), (1, 0))
 
-    def add(before, after):
-        begins, *sums = after
-        return (
-            before[0] | begins,
-            *(
-                b + jnp.where(begins, 0, a)
-                for a, b in zip(before[1:], sums, strict=True)
-            ),
-        )
+    def of_part(x):
+        return jax.ops.segment_sum(x, part, len(x))[part]
 
-    def copy(after, before):
-        return (
-            before[0] | after[0],
-            *(
-                jnp.where(before[0], b, a)
-                for a, b in zip(after[1:], before[1:], strict=True)
-            ),
-        )
+    def force(x, weight, strength):
+        return of_part(weight * (x - theta) - strength * pull)
 
-    axis = x.ndim - 1
-    moments = (weight * x - _pull(strength, tilt), weight)
-    _, *sums = jax.lax.associative_scan(add, (is_first, *moments), axis=axis)
-    _, total, mass = jax.lax.associative_scan(
-        copy, (is_last, *sums), axis=axis, reverse=True
-    )
-    # One number alone, between a jump up to it and one up from it, stays.
-    stays = is_first & is_last & (_pull(strength, tilt) == 0)
-    return jnp.where(stays, x, total / mass)
+    _, change = jax.jvp(force, primals, tangents)
+    return theta, change / of_part(primals[1])
 
 
-def _reaches(threshold, x, weight, strength, tilt):
-    """Where the solution reaches a threshold, which each part has its own of.
+def _reaches(t, x, weight, strength):
+    """Returns where the solution reaches t, which each part has its own of."""
+    jumps = jnp.sign(jnp.diff(t))
+    before, after = jnp.pad(jumps, (1, 0)), jnp.pad(jumps, (0, 1))
+    place = jnp.arange(len(x))
+    is_first, is_last = before != 0, after != 0
+    is_first, is_last = is_first.at[0].set(True), is_last.at[-1].set(True)
 
-    The message is what it costs more to be above than not, for all up to a
-    place; to the next place of its part goes no more of it than the strength.
-    """
-    cost = weight * (threshold - x) + _pull(strength, tilt)
-    edge = jnp.ones_like(tilt[..., :1], bool)
-    is_last = jnp.concatenate([tilt != 0, edge], -1)
-    is_first = jnp.concatenate([edge, tilt != 0], -1)
-    room = jnp.where(is_first, 0, strength)
+    largest = _largest(x.dtype)
+    cost = jnp.clip(weight * (t - x), -largest, largest)
+    cost = jnp.stack([cost, -cost])
+    start = strength * (1 + jnp.stack([before, -before]))
 
     def compose(first, then):
         # clip(d + shift, low, high), one after the other.
@@ -161,20 +125,17 @@ def _reaches(threshold, x, weight, strength, tilt):
             jnp.clip(first[2] + shift, low, high),
         )
 
-    axis = x.ndim - 1
-    _, message, _ = jax.lax.associative_scan(
-        compose, (cost, cost - room, cost + room), axis=axis
-    )
-    is_above = jnp.where(is_last, message < 0, message < -strength)
-    is_decided = is_last | (message < -strength) | (message >= strength)
+    known = jnp.clip(start + cost, 0, 2 * strength)
+    low = jnp.where(is_first, known, 0)
+    high = jnp.where(is_first, known, 2 * strength)
+    _, message, _ = jax.lax.associative_scan(compose, (cost, low, high), axis=1)
+    message = jnp.pad(message[:, :-1], ((0, 0), (1, 0)))
+    up, down = jnp.where(is_first, start, message) + cost
 
-    def copy(after, before):
-        return (
-            before[0] | after[0],
-            jnp.where(before[0], before[1], after[1]),
-        )
-
-    _, is_above = jax.lax.associative_scan(
-        copy, (is_decided, is_above), axis=axis, reverse=True
+    is_above = jnp.where(
+        after > 0, down >= 0, up <= jnp.where(place == len(x) - 1, down, 0)
     )
-    return is_above
+    is_decided = is_last | is_above | (down < 0)
+    # From the next place where it is decided.
+    code = jnp.where(is_decided, 2 * place + is_above, 2 * len(x))
+    return jax.lax.cummin(code, reverse=True) % 2 == 1

@@ -28,7 +28,7 @@ OPTIMIZER = optax.chain(
         ("tpu:v5e:16x16", "llama3-70b", 256, AxisType.Explicit),
     ],
 )
-def test_runs_one_kernel_a_leaf_and_sends_nothing(
+def test_runs_one_kernel_per_leaf_and_sends_nothing(
     target, name, devices, axis_type
 ):
     report = test_targets.report(
@@ -42,3 +42,21 @@ def test_runs_one_kernel_a_leaf_and_sends_nothing(
     assert report.state_bytes_per_parameter == pytest.approx(2, rel=1e-3)
     # Parameter and v are read and written, the gradient is read.
     assert report.moved_bytes_per_parameter == pytest.approx(10, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [
+        ("h100", jnp.bfloat16),
+        ("h100", jnp.float16),
+        ("tpu:v5e:2x2", jnp.bfloat16),
+    ],
+)
+def test_a_master_copy_moves_the_fewest_bytes_there_can_be(target, dtype):
+    optimizer = optax_ftml.with_master_params(optax_ftml.ftml(1e-3))
+    report = test_targets.report(optimizer, target, "mlp", dtype)
+    # A TPU computes the biases' copies in kernels of their own.
+    assert report.kernels <= report.leaves + 3 * (target != "h100")
+    assert report.copies == 0
+    # Parameter, copy and v are read and written, the gradient is read.
+    assert report.moved_bytes_per_parameter == pytest.approx(22, rel=1e-2)

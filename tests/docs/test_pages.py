@@ -15,7 +15,8 @@ import pytest
 
 import optax_ftml
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs"
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 BLOCKS = {
     path.stem: re.findall(
         r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
@@ -47,6 +48,17 @@ def test_reference_has_every_public_name(module):
 def test_page_on_constraints_has_every_prox():
     page = (DOCS / "constraints.md").read_text()
     assert all(f"`prox.{name}(" in page for name in optax_ftml.prox.__all__)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("examples/*.py")],
+    ids=lambda path: path.name,
+)
+def test_gallery_has_every_notebook_and_example(path):
+    page = (DOCS / "gallery.md").read_text()
+    name = path.relative_to(ROOT).as_posix()
+    assert re.search(rf"!\[.+\]\(.+\)\]\(\S*{name}\)|```\n\n.*{name}\)", page)
 
 
 OPTIMIZERS = {

@@ -17,7 +17,7 @@ import pytest
 import optax_ftml
 from optax_ftml._precision import _stochastic_rounding
 
-DRAWS = 1_000_000
+DRAWS = 200_000
 LOW = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -29,7 +29,7 @@ def neighbours(x, dtype):
         numbers = np.unique(numbers.astype(np.float64))
     numbers = numbers[np.isfinite(numbers)]
     index = np.searchsorted(numbers, x)
-    if x > info.max:
+    if x > float(info.max):
         return numbers[-1], np.inf
     below = numbers[index] if numbers[index] == x else numbers[index - 1]
     return below, numbers[index]
@@ -51,11 +51,12 @@ def assert_unbiased(draws, x, dtype):
 def _step(params, u):
     optimizer = optax_ftml.stochastic_rounding()
     updates, _ = optimizer.update(u, optimizer.init(params), params)
+    assert updates.dtype == u.dtype
     return optax.apply_updates(params, updates)
 
 
 def _draw(theta, u, dtype):
-    """A million parameters take the same step."""
+    """Many parameters take the same step."""
     params = np.full((1000, DRAWS // 1000), theta, LOW[dtype])
     assert float(params[0, 0]) == theta
     return _step(params, np.full(params.shape, u, np.float32))
@@ -64,81 +65,89 @@ def _draw(theta, u, dtype):
 STEPS = [
     (1.0, 1e-3),
     (1.0, -1e-3),  # into the binade below, where the gap is half as wide
-    (-1.0, 1e-3),
-    (-1.0, -1e-3),
-    (1.0, 1e-9),  # lost in a float32 sum
-    (-1.0, 3e-7),
-    (1.0, 0.7),
+    (-1.0, 1e-9),  # lost in a float32 sum
     (1.0, -0.999),
     (1.5, 100.3),  # far
     (3.0, -3.001),  # to the other side of zero
-    (0.0, 0.3),
     (0.0, -1e-5),
     (1.0, 2**-9),  # a tie in bfloat16
     (-2.0, -(2**-10)),  # a tie in float16
-    (2.0**-10, 2.0**-20 / 3),
-    (256.0, -0.01),
     (1.0, 0.0),
     (1.0, 0.5),  # a number of the dtype
 ]
-
-
-@pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize(("theta", "u"), STEPS)
-def test_parameters_step_to_neighbours_without_bias(theta, u, dtype):
-    u = float(np.float32(u))
-    assert_unbiased(_draw(theta, u, dtype), theta + u, LOW[dtype])
-
-
-@pytest.mark.parametrize(
-    ("theta", "u"),
-    [
+EDGES = {
+    "float16": [
         (2.0**-14, -(2.0**-26)),  # from the smallest normal number
         (2.0**-24, 2.0**-26),  # from the smallest of all
-        (3 * 2.0**-24, 2.0**-24 / 7),
-        (0.0, 2.0**-25),
-        (-(2.0**-20), 2.0**-27),
         (65504.0, -3.0),  # from the largest
         (65504.0, 3.0),
-        (-65504.0, 3.0),
     ],
-)
-def test_float16_at_the_edges_of_its_range(theta, u):
-    draws = _draw(theta, u, "float16")
-    if abs(theta + u) > 65504:  # stays at the largest finite number
-        assert np.all(np.asarray(draws) == np.float16(theta))
-    else:
-        assert_unbiased(draws, theta + u, np.float16)
-
-
-@pytest.mark.parametrize(
-    ("theta", "u"),
-    [
-        (2.0**-126, 2.0**-135),  # from the smallest normal number
-        (-(2.0**-120), 2.0**-130 / 3),
-        (3.3895313892515355e38, -1e35),  # from the largest
+    "bfloat16": [
+        (2.0**-100, 2.0**-110 / 3),
+        (3.3895313892515355e38, -1e35),
         (3.3895313892515355e38, 1e35),
     ],
-)
-def test_bfloat16_at_the_edges_of_its_range(theta, u):
-    draws = _draw(theta, u, "bfloat16")
-    if theta + u > 3.3895313892515355e38:
-        assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
-    elif abs(u) < 2.0**-126 and jax.default_backend() == "cpu":
-        # XLA's CPU flushes such an update to zero before anyone sees it.
-        assert np.all(np.asarray(draws) == ml_dtypes.bfloat16(theta))
-    else:
-        assert_unbiased(draws, theta + u, ml_dtypes.bfloat16)
+}
 
 
 @pytest.mark.parametrize("dtype", LOW)
-def test_infinities_nan_and_zeros(dtype):
-    optimizer = optax_ftml.stochastic_rounding()
+def test_parameters_step_to_neighbours_without_bias(dtype):
+    for theta, u in STEPS + EDGES[dtype]:
+        draws = _draw(theta, u, dtype)
+        x = theta + float(np.float32(u))
+        if x > float(
+            ml_dtypes.finfo(LOW[dtype]).max
+        ):  # It ends at the largest.
+            assert np.all(np.asarray(draws) == LOW[dtype](theta))
+        else:
+            assert_unbiased(draws, x, LOW[dtype])
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_updates_in_low_precision_lead_where_they_should(dtype):
+    # Each of many different steps is drawn with evenly spread words.
+    rng = np.random.default_rng(0)
+    n, words = 10_000, np.arange(0, 2**32, 2**23, dtype=np.uint32)
+    theta = np.ldexp(rng.uniform(0.5, 1, n), rng.integers(-3, 3, n))
+    theta = np.where(rng.random(n) < 0.1, 0, theta)
+    u = np.ldexp(rng.uniform(-1, 1, n), rng.integers(-12, 4, n))
+    theta, u = theta.astype(LOW[dtype])[:, None], u.astype(LOW[dtype])[:, None]
+
+    @jax.jit
+    def move(theta, u, words):
+        step = _stochastic_rounding._round_step(theta, u, words)
+        return step, optax.apply_updates(theta, step)
+
+    shape = (n, len(words))
+    step, moved = move(
+        *(np.broadcast_to(x, shape) for x in (theta, u, words[None]))
+    )
+    assert step.dtype == dtype
+    moved = np.asarray(moved).astype(np.float64)
+    x = theta.astype(np.float64) + u.astype(np.float64)
+    low, high = (f(moved, 1, keepdims=True) for f in (np.min, np.max))
+    assert np.all((moved == low) | (moved == high))
+    # All words together miss the expectation by one of them at most, and with
+    # fewer than one to expect there is but one number.
+    eps = float(ml_dtypes.finfo(LOW[dtype]).eps)
+    size = np.maximum(abs(x), abs(u.astype(np.float64)))
+    gap = np.maximum(high - low, 2 * eps * size)
+    error = np.abs(moved.mean(1, keepdims=True) - x)
+    assert np.all(error <= 1.01 * gap / len(words) + 1e-9)
+    # Up to twice the parameter they are neighbours.
+    for i in np.flatnonzero(abs(u) <= abs(theta) / 2)[:300]:
+        low_i, high_i = neighbours(x[i, 0], LOW[dtype])
+        assert low_i <= low[i, 0] <= high[i, 0] <= high_i
+
+
+@pytest.mark.parametrize("u_dtype", ["low", "float32"])
+@pytest.mark.parametrize("dtype", LOW)
+def test_infinities_nan_and_zeros(dtype, u_dtype):
     inf, nan = jnp.inf, jnp.nan
     params = jnp.array([1, 1, 1, inf, -inf, nan, 0, 1, inf], dtype)
-    u = jnp.array([inf, -inf, nan, 0, 1, 0, 0, 0, -inf], jnp.float32)
-    updates, _ = optimizer.update(u, optimizer.init(params), params)
-    after = optax.apply_updates(params, updates)
+    u_dtype = dtype if u_dtype == "low" else jnp.float32
+    u = jnp.array([inf, -inf, nan, 0, 1, 0, 0, 0, -inf], u_dtype)
+    after = _step(params, u)
     assert after.dtype == dtype
     np.testing.assert_array_equal(
         np.asarray(after, np.float32),
@@ -146,42 +155,27 @@ def test_infinities_nan_and_zeros(dtype):
     )
 
 
+@pytest.mark.parametrize("u_dtype", ["low", "float32"])
 @pytest.mark.parametrize("dtype", LOW)
-def test_never_moves_a_parameter_whose_update_is_zero(dtype):
-    with np.errstate(invalid="ignore"):  # Signalling NaNs are among them.
-        every = np.arange(2**16, dtype=np.uint16).view(LOW[dtype])
-        every = every.astype(np.float32)
-    normal = (np.abs(every) >= 2.0**-126) | (every == 0)
-    params = jnp.asarray(every[normal], dtype)
-    optimizer = optax_ftml.stochastic_rounding()
-    state = optimizer.init(params)
-    for u_dtype in (dtype, "float32"):
-        updates, state = jax.jit(optimizer.update)(
-            jnp.zeros(params.shape, u_dtype), state, params
-        )
-        after = optax.apply_updates(params, updates)
-        np.testing.assert_array_equal(
-            np.asarray(after, np.float32), np.asarray(params, np.float32)
-        )
+def test_never_moves_a_parameter_whose_update_is_zero(dtype, u_dtype):
+    numbers = np.arange(2**16, dtype=np.uint16).view(LOW[dtype])
+    wide = numbers.astype(np.float32)
+    # XLA's CPU flushes subnormal float32 numbers to zero.
+    params = numbers[~np.isnan(wide) & (abs(wide) >= 2.0**-126)]
+    u = jnp.zeros(params.shape, dtype if u_dtype == "low" else u_dtype)
+    np.testing.assert_array_equal(np.asarray(_step(params, u)), params)
 
 
-# What v becomes in one step from the first argument is a million draws of the
-# rounding of v + 0.001 (g^2 - v); g = 0 and b2 = 0 round any number at all.
 @pytest.mark.parametrize(
     "v",
     [
         1.0,
-        1 + 2**-8,
         1 + 2**-9,
-        1.999,
         3.3e-5,
         1e-30,
-        7e30,
         3.38e38,
+        3.4e38,  # beyond bfloat16's largest number
         0.0,
-        2.0**-126,
-        1e-40,
-        3e-41,
         np.inf,
         np.nan,
     ],
@@ -192,18 +186,12 @@ def test_v_rounds_to_neighbours_without_bias(v):
         x, jnp.zeros(x.shape, jnp.bfloat16), 0, jnp.int32(1)
     )
     assert rounded.dtype == jnp.bfloat16
-    if np.isfinite(v):
+    if v == 3.4e38:
+        assert np.all(np.asarray(rounded) == ml_dtypes.finfo("bfloat16").max)
+    elif np.isfinite(v):
         assert_unbiased(rounded, float(x[0, 0]), ml_dtypes.bfloat16)
     else:
         np.testing.assert_array_equal(np.asarray(rounded, np.float32), x)
-
-
-def test_a_finite_v_stays_finite():
-    x = jnp.full(1000, jnp.finfo(jnp.float32).max)
-    rounded = _stochastic_rounding.cast_like(
-        x, jnp.zeros(x.shape, jnp.bfloat16), 0, jnp.int32(1)
-    )
-    assert np.all(np.asarray(rounded) == ml_dtypes.finfo("bfloat16").max)
 
 
 @pytest.mark.parametrize("b2", [0.999, 0.5])
@@ -318,28 +306,6 @@ def test_sharding_changes_no_word():
     )
 
 
-def test_rounding_errors_of_neighbours_steps_and_leaves_are_uncorrelated():
-    shape = (256, 256)
-    params = {"a": jnp.ones(shape, jnp.bfloat16)}
-    params["b"] = params["a"]
-    optimizer = optax_ftml.stochastic_rounding()
-    state = optimizer.init(params)
-    u = jax.tree.map(lambda p: jnp.full(p.shape, 2.0**-9), params)
-    errors = []
-    for _ in range(4):
-        updates, state = jax.jit(optimizer.update)(u, state, params)
-        # The expected update is 2^-9, the gap 2^-7: a variance of 3 * 2^-18.
-        errors += [
-            (np.asarray(updates[k]) - 2.0**-9) / np.sqrt(3 * 2.0**-18)
-            for k in "ab"
-        ]
-    pairs = [(errors[i], errors[j]) for i in range(8) for j in range(i)]
-    for error in errors:
-        pairs += [(error[1:], error[:-1]), (error[:, 1:], error[:, :-1])]
-    for a, b in pairs:
-        assert abs(np.mean(a * b)) < 5 / np.sqrt(a.size)
-
-
 def _both(seed=0):
     return optax.chain(
         optax_ftml.ftml(1e-3, accumulator_dtype=jnp.bfloat16, seed=seed),
@@ -381,53 +347,15 @@ def test_a_leaf_does_not_depend_on_the_other_leaves():
     assert not np.array_equal(together["w"], together["a"])
 
 
-def test_seed_may_be_injected_and_traced():
+def test_seed_may_be_injected_and_mapped_over():
     params = {"w": jnp.ones((16, 16), jnp.bfloat16)}
     plain = _run(optax_ftml.stochastic_rounding(3), params)[0]
     injected = optax.inject_hyperparams(optax_ftml.stochastic_rounding)(3)
     chex.assert_trees_all_equal(_run(injected, params)[0], plain)
-    plain = _run(
-        optax_ftml.ftml(1e-2, accumulator_dtype=jnp.bfloat16, seed=3), params
-    )
-    injected = optax.inject_hyperparams(
-        optax_ftml.ftml,
-        static_args="accumulator_dtype",
-        hyperparam_dtype=jnp.float32,
-    )(1e-2, accumulator_dtype=jnp.bfloat16, seed=3)
-    injected = _run(injected, params)
-    # A traced b2 may end another way in the last bit, and round another way.
-    v, plain_v = injected[1].inner_state[0].v["w"], plain[1][0].v["w"]
-    assert np.mean(np.asarray(v == plain_v)) > 0.95
-
-
-def test_vmap_over_seeds_is_each_run_alone():
-    params = jnp.ones((8, 8), jnp.bfloat16)
-
-    def step(seed):
-        optimizer = optax_ftml.stochastic_rounding(seed)
-        u = jnp.full(params.shape, 1e-3)
-        updates, _ = optimizer.update(u, optimizer.init(params), params)
-        return optax.apply_updates(params, updates)
-
-    together = jax.vmap(step)(jnp.arange(3))
-    for seed in range(3):
-        np.testing.assert_array_equal(together[seed], step(seed))
-
-
-def test_vmap_over_optimizers_is_each_alone():
-    params = jnp.ones((3, 8, 8), jnp.bfloat16)
-    optimizer = _both()
-    state = jax.vmap(optimizer.init)(params)
-    state = (state[0], state[1]._replace(count=jnp.arange(3)))
-
-    def step(params, state):
-        updates, _ = optimizer.update(params, state, params)
-        return optax.apply_updates(params, updates)
-
-    together = jax.vmap(step)(params, state)
-    for i in range(3):
-        alone = step(params[i], jax.tree.map(lambda x, i=i: x[i], state))
-        np.testing.assert_array_equal(together[i], alone)
+    many = jax.vmap(
+        lambda seed: _run(optax_ftml.stochastic_rounding(seed), params)[0]
+    )(jnp.arange(4))
+    np.testing.assert_array_equal(many["w"][3], plain["w"])
 
 
 def test_state_and_updates_keep_their_dtypes():
@@ -442,32 +370,17 @@ def test_state_and_updates_keep_their_dtypes():
     state = optimizer.init(params)
     updates, after = optimizer.update(params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    assert updates["low"].dtype == updates["half"].dtype == jnp.float32
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(
         optax.apply_updates(params, updates), params
     )
 
 
-def test_wide_parameters_pass_through():
-    params = {"w": jnp.ones(3), "z": jnp.ones(3, jnp.complex64)}
-    optimizer = optax_ftml.stochastic_rounding()
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
-    chex.assert_trees_all_equal(updates, params)
-
-
-@pytest.mark.parametrize("seed", [0.5, "0", None])
-def test_refuses_a_seed_that_is_not_an_integer(seed):
-    with pytest.raises(TypeError, match="seed must be an integer, got"):
-        optax_ftml.stochastic_rounding(seed)
-
-
-def test_needs_params():
+def test_errors():
+    for seed in (0.5, "0", None):
+        with pytest.raises(TypeError, match="seed must be an integer, got"):
+            optax_ftml.stochastic_rounding(seed)
     optimizer = optax_ftml.stochastic_rounding()
     params = jnp.ones(2, jnp.bfloat16)
     with pytest.raises(ValueError, match="params must be given"):
         optimizer.update(params, optimizer.init(params))
-
-
-def test_float16_accumulators_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="squares of gradients"):
-        optax_ftml.ftml(accumulator_dtype=jnp.float16)

@@ -28,6 +28,9 @@ SHAPES = {
 
 OPTIONS = {"learning_rate": 0.02, "wd": 0.01, "clip_gradient": 0.1}
 SCHEDULER = {"step": 60, "factor": 0.5, "base_lr": 0.02}
+# Of Gluon's Parameters, which Trainer does not save.
+LR_MULT = {"1.weight": 0.5}
+WD_MULT = {"0.bias": 0.0, "1.bias": 0.0}
 
 
 def data():
@@ -61,7 +64,10 @@ class Training:
         random = np.random.RandomState(1)
         for name in NAMES:
             value = 0.5 * random.standard_normal(SHAPES[name])
-            self.parameter(name).set_data(self.numpy.array(value))
+            parameter = self.parameter(name)
+            parameter.set_data(self.numpy.array(value))
+            parameter.lr_mult = LR_MULT.get(name, 1.0)
+            parameter.wd_mult = WD_MULT.get(name, 1.0)
         if multi_precision:
             self.net.cast("float16")
         options = {
@@ -131,6 +137,7 @@ def save_arrays(mx, directory):
             scalar=mx.np.array(2.5),
             **{d: mx.np.array([[1, 2, 3]], dtype=d) for d in dtypes},
         )
+        mx.npx.save(start + "array.npy", mx.np.array([[1, 2, 3]]))
         mx.nd.save(
             start + "np_shape.params",
             [

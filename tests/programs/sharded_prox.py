@@ -16,7 +16,7 @@ from optax_ftml import prox
 from optax_ftml._report import _hlo
 
 ROWS, COLUMNS = 8, 64
-LONG = 512  # Of a slice that a CPU adds up in parts.
+LONG = 512
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=COLUMNS)
 MATRIX = RNG.normal(size=(2, COLUMNS))
@@ -36,6 +36,7 @@ SLICED = {
     "top_k": lambda axis: prox.top_k(9, axis=axis),
 }
 SUMMED = ("l2_ball", "l2_sphere", "group_lasso", "sparse_group_lasso")
+JOINT = (*SUMMED, "simplex", "l1_ball", "hyperplane", "halfspace")
 TREES = ("simplex", "l2_ball", "box_section", "top_k")
 FIXED = {
     "box": prox.box(-0.5, 0.5),

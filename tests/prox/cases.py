@@ -1,6 +1,7 @@
 """The proxes on slices of six numbers, each with its problem for a solver."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 
 import cvxpy as cp
@@ -43,6 +44,17 @@ def shifted(x):
     return x + NORMAL * (0.4 - NORMAL @ x) / (NORMAL @ NORMAL)
 
 
+def example():
+    """The set that CONTRIBUTING.md writes."""
+    page = pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md"
+    _, code = page.read_text().split("```python\n")
+    names = {}
+    exec(code.split("```")[0], names)
+    return names["ellipsoid"]
+
+
+ellipsoid = example()
+WEIGHT = np.logspace(-1, 1, SIZE)
 INSIDE = (LOWER + UPPER) / 2
 SECTION = float(NORMAL @ INSIDE)
 CONVEX = {
@@ -93,6 +105,11 @@ CONVEX = {
         lambda axis: prox.l2_ball(1.3, axis=axis),
         lambda t: (0, [cp.norm2(t) <= 1.3]),
         np.array([0.7, 0, -0.2, 0.1, -1, 0]),
+    ),
+    "ellipsoid": Case(
+        lambda axis: ellipsoid(WEIGHT, axis=axis),
+        lambda t: (0, [cp.norm2(cp.multiply(np.sqrt(WEIGHT), t)) <= 1]),
+        np.array([1, 0, -0.3, 0.1, -0.1, 0]),
     ),
     "hyperplane": Case(
         lambda axis: prox.hyperplane(NORMAL, 0.4, axis=axis),

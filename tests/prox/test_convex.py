@@ -41,12 +41,15 @@ def test_zeros_bounds_and_equalities_are_exact(x64):
     rng = np.random.default_rng(1)
     for _ in range(20):
         arguments = cases.draw(rng)
-        for name in ("simplex", "non_negative_l1", "non_negative"):
+        for name in (
+            *("simplex", "non_negative_l1", "non_negative"),
+            *("simplex_at_most", "non_negative_group_lasso"),
+        ):
             assert np.min(jitted(name)(*arguments)) == 0
         for name in ("l1", "l1_ball", "sparse_group_lasso"):
             theta = jitted(name)(*arguments)
             assert np.all((theta == 0) | (np.abs(theta) > 1e-12))
-        for name in ("box", "box_section"):
+        for name in ("box", "box_section", "box_section_at_most"):
             theta = jitted(name)(*arguments)
             assert np.all((theta >= cases.LOWER) & (theta <= cases.UPPER))
             at_bound = (theta == cases.LOWER) | (theta == cases.UPPER)
@@ -147,7 +150,7 @@ def test_slices_alone_batched_and_under_vmap_agree(x64, name):
     alone = [jitted(name)(*row) for row in zip(x, s, strict=True)]
     batched = jitted(name, -1)(x, s)
     mapped = jax.jit(jax.vmap(cases.CONVEX[name].make(None)))(x, s)
-    if name != "box_section":
+    if not name.startswith("box_section"):
         np.testing.assert_allclose(batched, alone, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(batched, mapped, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mapped, alone, rtol=1e-9, atol=1e-9)
@@ -158,7 +161,10 @@ def test_a_tree_is_one_vector(x64, name):
     rng = np.random.default_rng(5)
     x, s = cases.draw(rng)
     # Only the numbers' own arguments are different from leaf to leaf.
-    if name in ("hyperplane", "halfspace", "box_section"):
+    if name in (
+        *("hyperplane", "halfspace", "ellipsoid"),
+        *("box_section", "box_section_at_most"),
+    ):
         split = {"a": cases.NORMAL[:2], "b": {"c": cases.NORMAL[2:]}}
         low = {"a": cases.LOWER[:2], "b": {"c": cases.LOWER[2:]}}
         high = {"a": cases.UPPER[:2], "b": {"c": cases.UPPER[2:]}}
@@ -167,6 +173,12 @@ def test_a_tree_is_one_vector(x64, name):
             "halfspace": lambda: cases.prox.halfspace(split, -2.4),
             "box_section": lambda: cases.prox.box_section(
                 low, high, split, cases.SECTION
+            ),
+            "box_section_at_most": lambda: cases.prox.box_section(
+                low, high, split, cases.SECTION - 0.2, at_most=True
+            ),
+            "ellipsoid": lambda: cases.ellipsoid(
+                {"a": cases.WEIGHT[:2], "b": {"c": cases.WEIGHT[2:]}}
             ),
         }[name]()
     else:

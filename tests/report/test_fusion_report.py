@@ -1,8 +1,6 @@
 """The report, on programs whose counts are known."""
 
-import os
-import subprocess
-import sys
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +8,12 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml._report import _command
-from optax_ftml._report import _hlo
+from optax_ftml import mxnet
+from optax_ftml import prox
+from optax_ftml._report import _fusion_report
 
 SHAPES = [(64, 128), (4096,), (16, 16, 16)]
-SIZE = sum(map(lambda shape: jnp.zeros(shape).size, SHAPES))
+SIZE = sum(map(math.prod, SHAPES))
 
 
 def structs(dtype=jnp.float32):
@@ -22,7 +21,7 @@ def structs(dtype=jnp.float32):
 
 
 def unfused(learning_rate):
-    """Two kernels a leaf: XLA fuses no sort into what uses its result."""
+    """Two kernels per leaf: XLA fuses no sort into what uses its result."""
 
     def update(updates, state, params=None):
         del params
@@ -59,7 +58,7 @@ def textbook(learning_rate=0.0025, b1=0.6, b2=0.999, eps=1e-8):
     return optax.GradientTransformation(init, update)
 
 
-def test_sgd_is_one_kernel_a_leaf_and_twelve_bytes_a_parameter():
+def test_sgd_is_one_kernel_and_twelve_bytes_per_parameter():
     report = optax_ftml.fusion_report(optax.sgd(0.1), structs())
     assert report.leaves == 3
     assert report.parameters == report.device_parameters == SIZE
@@ -109,13 +108,11 @@ def test_delta_form_keeps_one_slot(dtype, state_bytes):
     assert report.copies == 0
 
 
-@pytest.mark.parametrize(
-    "prox", [optax_ftml.prox.box(-1, 1), optax_ftml.prox.elastic_net(0.1, 0.1)]
-)
+@pytest.mark.parametrize("f", [prox.box(-1.0, 1.0), prox.elastic_net(0.1, 0.1)])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_leader_form_copies_no_array(prox, weight_decay):
+def test_leader_form_copies_no_array(f, weight_decay):
     optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay), optax_ftml.ftml(prox=prox)
+        optax.add_decayed_weights(weight_decay), optax_ftml.ftml(prox=f)
     )
     report = optax_ftml.fusion_report(optimizer, structs())
     assert report.kernels <= 9
@@ -149,131 +146,49 @@ def test_arrays_and_structs_give_the_same_report():
 def test_prints_as_a_table_and_keeps_the_program():
     report = optax_ftml.fusion_report(optax.sgd(0.1), structs())
     rows = dict(line.split("  ", 1) for line in str(report).splitlines())
-    assert rows["bytes moved a parameter"].strip() == "12.00"
+    assert rows["bytes moved per parameter"].strip() == "12.00"
     assert "ENTRY" in report.hlo
     assert "ENTRY" not in repr(report)
 
 
-HLO = """HloModule step, is_scheduled=true
-
-%fused (p0: f32[8,128]) -> (f32[8,128], f32[8,128]) {
-  %p0 = f32[8,128]{1,0} parameter(0)
-  %a = f32[8,128]{1,0} add(%p0, %p0)
-  ROOT %t = (f32[8,128]{1,0}, f32[8,128]{1,0}) tuple(%a, %a)
-}
-
-%copies (p1: f32[8,128]) -> f32[8,128] {
-  %p1 = f32[8,128]{1,0} parameter(0)
-  ROOT %c = f32[8,128]{1,0} copy(%p1)
-}
-
-%body (p2: f32[8,128]) -> f32[8,128] {
-  %p2 = f32[8,128]{1,0} parameter(0)
-  ROOT %n = f32[8,128]{1,0} negate(%p2)
-}
-
-ENTRY %main (x: f32[8,128], s: f32[]) -> (f32[8,128], bf16[4]) {
-  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
-  %s = f32[]{:T(128)} parameter(1)
-  %h = bf16[4]{0} constant({1, 2, 3, 4})
-  %start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0}, u32[]{:S(2)}) \
-copy-start(%x), backend_config={"a":"(("}
-  %done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%start)
-  %part = ((f32[8,128]{1,0}), f32[2,128]{1,0:S(1)}, s32[]{:S(2)}) \
-slice-start(%x), slice={[0:2], [0:128]}
-  %two = f32[2,128]{1,0:S(1)} slice-done(%part)
-  %f = (f32[8,128]{1,0}, /*index=1*/f32[8,128]{1,0:S(1)}) \
-fusion(%done), kind=kLoop, calls=%fused, metadata={op_name="a(b"}
-  %f0 = f32[8,128]{1,0} get-tuple-element(%f), index=0
-  %wrapped = f32[8,128]{1,0} fusion(%f0), kind=kLoop, calls=%copies
-  %e = f32[]{:T(128)} exponential(%s)
-  %r = f32[]{:T(128)} all-reduce(%e), replica_groups={}, to_apply=%add
-  %call = f32[8,128]{1,0} call(%f0), to_apply=%body
-  ROOT %out = (f32[8,128]{1,0}, bf16[4]{0}) tuple(%call, %h)
-}
-"""
-
-
-def test_counts_of_a_program_written_by_hand():
-    counts = _hlo.count(HLO)
-    block = 8 * 128 * 4
-    assert counts.transfers == 2
-    assert counts.fusions == 2
-    assert counts.kernels == 3
-    assert counts.scalar_kernels == 2
-    assert (counts.copies, counts.copied_bytes) == (1, block)
-    assert counts.collectives == [("all-reduce", 4)]
-    # Prefetches of a block and a quarter; a fusion that writes one of its two
-    # results to main memory; a copy and a negation in and out; two scalar
-    # instructions in and out.
-    assert counts.moved_bytes == 1.25 * block + 5 * block + 16
-
-
-def test_unknown_target_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'h100'.*tpu:v5e:2x2.*got 'h1000'"):
-        optax_ftml.fusion_report(optax.sgd(0.1), structs(), "h1000")
-
-
-def test_missing_compiler_names_the_extra(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"libtpu.*optax-ftml\[aot\]"):
-        optax_ftml.fusion_report(optax.sgd(0.1), structs(), "tpu:v5e:2x2")
-
-
-def test_compiler_that_crashes_is_quoted(monkeypatch, tmp_path):
-    compiler = tmp_path / "python"
-    compiler.write_text("#!/bin/sh\necho 'Check failed: x' >&2\nkill -6 $$")
-    compiler.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(compiler))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("jax.export.Exported.serialize", lambda self: b"")
-    with pytest.raises(
-        RuntimeError, match=r"'tpu:v5e:2x2'.*status -6.*\n.*failed: x"
-    ):
-        optax_ftml.fusion_report(optax.sgd(0.1), structs(), "tpu:v5e:2x2")
+BOUNDS = {"layer": {"kernel": jnp.ones((8, 16)), "bias": jnp.ones(16)}}
 
 
 @pytest.mark.parametrize(
-    ("name", "leaves", "size"),
+    "optimizer",
     [
-        ("mlp", 6, 669_706),
-        ("resnet50", 161, 25_557_032),
-        ("gpt2", 148, 124_439_808),
-        ("llama3-70b", 12, 70_553_706_496),
-        ("llama3-70b-layers", 723, 70_553_706_496),
+        optax_ftml.ftml(),
+        optax_ftml.ftml(prox=prox.by_path({"*/kernel": prox.l1(0.1)})),
+        optax_ftml.ftml(prox=prox.box(0.0, BOUNDS)),
+        optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.masked(
+                optax_ftml.ftml(prox=prox.l1(0.1)),
+                {"layer": {"kernel": True, "bias": False}},
+            ),
+        ),
+        mxnet.ftml(lr_mult={"layer/bias": 2.0}),
+        optax_ftml.with_master_params(optax.adam(0.1)),
+        optax.adafactor(0.1, min_dim_size_to_factor=4),
     ],
 )
-def test_built_in_trees_have_the_published_sizes(name, leaves, size):
-    shapes = jax.tree.leaves(
-        _command.PARAMS[name](), is_leaf=lambda x: isinstance(x, tuple)
+def test_state_is_sharded_like_its_parameters(optimizer):
+    mesh = jax.sharding.AbstractMesh((8,), ("x",))
+    specs = {
+        "kernel": jax.sharding.PartitionSpec(None, "x"),
+        "bias": jax.sharding.PartitionSpec(),
+    }
+    params = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, spec)
+        ),
+        BOUNDS,
+        {"layer": specs},
     )
-    params = [jax.ShapeDtypeStruct(shape, jnp.int8) for shape in shapes]
-    assert len(params) == leaves
-    assert sum(x.size for x in params) == size
-
-
-def command(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "optax_ftml", "report", *args],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
+    state = _fusion_report._sharded_like(
+        params, jax.eval_shape(optimizer.init, params)
     )
-
-
-def test_command_prints_the_table_of_any_optimizer(tmp_path):
-    file = tmp_path / "step.hlo"
-    process = command(
-        *("--params", "mlp", "--optimizer", "lion", "--clip-norm", "1"),
-        *("--weight-decay", "0.1", "--hlo", str(file)),
-    )
-    assert process.returncode == 0, process.stderr
-    assert "669,706 in 6 leaves" in process.stdout
-    assert "ENTRY" in file.read_text()
-
-
-def test_command_refuses_an_unknown_optimizer():
-    process = command("--params", "mlp", "--optimizer", "adamant")
-    assert process.returncode == 1
-    assert "--optimizer" in process.stdout
-    assert "adamant" in process.stdout
+    for x in jax.tree.leaves(state):
+        assert (
+            x.sharding.spec == specs["kernel" if x.shape == (8, 16) else "bias"]
+        )

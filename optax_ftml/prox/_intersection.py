@@ -1,0 +1,140 @@
+"""Several sets and penalties at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from optax_ftml import _checks as _shared_checks
+from optax_ftml import _numerics
+from optax_ftml.prox import _checks
+from optax_ftml.prox import _fixed_point
+from optax_ftml.prox._fixed_point import dot
+from optax_ftml.prox._fixed_point import each
+
+
+def intersection(
+    *proxes: _numerics.Prox,
+    tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+) -> _numerics.Prox:
+    r"""Makes several sets and penalties hold at once, in the metric.
+
+    .. math::
+        \theta = \arg\min_\theta\; \sum_k R_k(\theta)
+            + \tfrac{1}{2} \sum_i (\theta_i - \ell_i)^2 / s_i
+
+    Dykstra's method: one prox after the other is given the last point, with
+    what it has itself taken away the last time, :math:`p_k`, added again. It
+    begins with :math:`\theta = \ell - \sum_{k > 1} p_k` and ends where all of
+    the proxes return the same point. Anderson's acceleration finds the
+    :math:`p_k`.
+
+    Args:
+        *proxes: Functions as those of this module, of convex sets and
+            penalties. The last one's set holds exactly, the others' up to the
+            tolerance.
+        tolerance: Above 0. It ends where the proxes' points are a hundredth of
+            this apart, in the metric and relative to how far the solution is
+            from the leader.
+        max_iterations: At least 1. After so many rounds it ends in any case.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        TypeError: A prox that is not a function of a leader and a step size, or
+            another argument that is not a number.
+        ValueError: No prox, or a number out of its range.
+
+    Examples:
+        Weights that are at most 0.6 and sum to 1:
+
+        >>> import jax.numpy as jnp
+        >>> from optax_ftml import prox
+        >>> f = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
+        >>> print(f(jnp.array([1.0, 0.5, 0.0]), jnp.ones(3)).round(4))
+        [0.6 0.4 0. ]
+
+    References:
+        Boyle and Dykstra, `A Method for Finding Projections onto the
+        Intersection of Convex Sets in Hilbert Spaces
+        <https://doi.org/10.1007/978-1-4613-9940-7_3>`_, 1986; Walker and Ni,
+        `Anderson Acceleration for Fixed-Point Iterations
+        <https://doi.org/10.1137/10078356X>`_, SIAM Journal on Numerical
+        Analysis 49, 2011
+    """
+    if not proxes:
+        raise ValueError("intersection must be given at least one prox.")
+    for prox in proxes:
+        _shared_checks.check_prox_function(prox)
+    _fixed_point.check(tolerance, max_iterations)
+
+    if len(proxes) == 1:
+        return proxes[0]
+
+    @_checks.two_arguments
+    def f(leader, step_size):
+        problem = _fixed_point.Problem("intersection", leader, step_size)
+        if not problem.x:
+            return leader
+
+        def apply(prox, x, length, step_size):
+            tree = problem.tree(x, length)
+            theta = prox(tree, step_size)
+            _shared_checks.check_like_leader(theta, tree)
+            return problem.parts(jax.tree.leaves(theta), length)
+
+        def in_turn(z, x, s, *rest):
+            """Returns the last point and the residuals at p = sqrt(s) z."""
+            roots, residuals = each(jnp.sqrt, s), []
+            p = [each(jnp.multiply, roots, z_k) for z_k in z]
+            x = functools.reduce(
+                lambda x, p_k: each(jnp.subtract, x, p_k), p, x
+            )
+            theta = apply(proxes[0], x, *rest)
+            for prox, p_k in zip(proxes[1:], p, strict=True):
+                before = theta
+                theta = apply(prox, each(jnp.add, before, p_k), *rest)
+                moved = each(jnp.subtract, before, theta)
+                residuals.append(each(jnp.divide, moved, roots))
+            return theta, residuals
+
+        arguments = problem.x, problem.s, problem.length, step_size
+        start = [each(jnp.zeros_like, problem.x) for _ in proxes[1:]]
+        in_turn, constants = jax.closure_convert(in_turn, start, *arguments)
+        arguments = *arguments, *constants
+
+        def solve(x, s, *rest):
+            def step(z, _):
+                theta, residuals = in_turn(z, x, s, *rest)
+                return residuals, _goes_on(theta, residuals, x, s, tolerance)
+
+            return _fixed_point.iterate(step, start, max_iterations).best, ()
+
+        z, _ = _fixed_point.root(
+            lambda z, _, *arguments: in_turn(z, *arguments)[1],
+            solve,
+            tolerance,
+            *arguments,
+        )
+        theta, _ = in_turn(z, *arguments)
+        theta = problem.tree(theta, problem.length)
+        return _checks.tree_of(jax.tree.leaves(theta), leader)
+
+    return f
+
+
+def _goes_on(theta, residuals, x, s, tolerance):
+    """Whether the proxes' points are too far apart."""
+
+    def beyond_rounding(residual, theta, x, s):
+        size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
+        return jnp.maximum(
+            jnp.abs(residual) - 4 * jnp.finfo(x.dtype).eps * size, 0
+        )
+
+    apart = [each(beyond_rounding, r, theta, x, s) for r in residuals]
+    moved = each(lambda theta, x, s: (theta - x) / jnp.sqrt(s), theta, x, s)
+    # The points are nearer to each other than to the solution.
+    return dot(apart, apart) > (tolerance / 100) ** 2 * dot(moved, moved)

@@ -1,0 +1,299 @@
+"""MXNet's FTML by its own arguments."""
+
+import inspect
+import json
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from optax_ftml import mxnet
+from tests.programs import mxnet_settings
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+
+
+RECORDED = {
+    run: np.load(DATA / f"mxnet_settings_{run}.npz")
+    for run in ("1.9.1", "fused", "step")
+}
+SETTINGS = json.loads(str(RECORDED["step"]["settings"]))
+
+
+def test_the_sample_covers_what_there_is():
+    assert {s["order"] for s in SETTINGS} == {"1.x", "2.x"}
+    assert {s["dtype"] for s in SETTINGS} == {"float16", "float32", "float64"}
+    schedulers = {s["scheduler"][0] for s in SETTINGS if s["scheduler"]}
+    assert len(schedulers) == 4
+    for option in ("learning_rate", "clip_gradient"):
+        assert None in {s["options"][option] for s in SETTINGS}
+    assert {0, -1.0} < {s["options"]["clip_gradient"] for s in SETTINGS}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(i, marks=[] if i < 12 else pytest.mark.slow)
+        for i in range(len(SETTINGS))
+    ],
+)
+def test_agrees_with_mxnet(number):
+    setting = SETTINGS[number]
+    optimizer = mxnet_settings.optimizer_of(setting)
+    ours = mxnet_settings.trajectory(setting, optimizer)
+    for run in mxnet_settings.runs_of(setting):
+        for name, values in ours.items():
+            theirs = RECORDED[run][f"{number}/{name}"]
+            assert values.dtype == theirs.dtype == setting["dtype"]
+            assert mxnet_settings.excess(setting, run, values, theirs) <= 1
+
+
+BASE = mxnet.FactorScheduler(1, 0.5, base_lr=0.8)
+POLY = mxnet.PolyScheduler(4, base_lr=1.0, pwr=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [0.0025, 0.0025]),
+        ({"learning_rate": 0.3}, [0.3, 0.3]),
+        ({"learning_rate": None}, [0.01, 0.01]),
+        ({"learning_rate": None, "lr_scheduler": BASE}, [0.8, 0.4]),
+        ({"learning_rate": 0.2, "lr_scheduler": BASE}, [0.2, 0.1]),
+        # The default is a learning rate too.
+        ({"lr_scheduler": BASE}, [0.0025, 0.00125]),
+        ({"learning_rate": 0.1, "lr_scheduler": POLY}, [0.75, 0.5]),
+        (
+            {"learning_rate": None, "lr_scheduler": lambda count: 0.5 + count},
+            [0.5, 1.5],
+        ),
+    ],
+)
+def test_learning_rate_is_mxnets(options, steps):
+    optimizer = mxnet.ftml(**options)
+    state = optimizer.init(jnp.zeros(()))
+    for i, step in enumerate(steps, start=1):
+        updates, state = optimizer.update(jnp.ones(()), state)
+        np.testing.assert_allclose(
+            updates, -step * 0.4 / (1 - 0.6**i), rtol=1e-5
+        )
+
+
+def test_begin_num_update_counts_for_everything():
+    scheduler = mxnet.FactorScheduler(5, 0.5, base_lr=1.0)
+    optimizer = mxnet.ftml(
+        None, lr_scheduler=scheduler, beta1=0.0, begin_num_update=5
+    )
+    params = {"count": jnp.zeros(())}
+    state = optimizer.init(params)
+    counts = optax.tree_utils.tree_get_all_with_path(
+        state, "count", lambda _, value: value.dtype == jnp.int32
+    )
+    assert [int(count) for _, count in counts] == [5, 5]
+    updates, _ = optimizer.update({"count": jnp.ones(())}, state, params)
+    # The sixth update's, with the first gradient that v has seen.
+    np.testing.assert_allclose(
+        updates["count"], -0.5 * np.sqrt((1 - 0.999**6) / 0.001), rtol=1e-5
+    )
+
+
+PARAMS = {
+    "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(1)},
+    "layers": [{"kernel": jnp.ones(2)}, {"kernel": jnp.ones(2)}],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {
+                "lr_mult": {
+                    "*/kernel": 2.0,
+                    "layers/1/kernel": 3.0,
+                    "layers/*": 5.0,
+                    "conv/bias": 0.0,
+                }
+            },
+            [0.0, -0.2, -0.2, -0.3],
+        ),
+        # The step is the sign of 1 - wd, and 0 where both cancel.
+        (
+            {"wd": -1.0, "wd_mult": {"conv/*": 0.0, "layers/0/kernel": 2.0}},
+            [-0.1, -0.1, 0.1, 0.0],
+        ),
+    ],
+)
+def test_multipliers_are_by_path_or_pattern(options, expected):
+    optimizer = mxnet.ftml(0.1, beta2=0.0, **options)
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    for update, value in zip(jax.tree.leaves(updates), expected, strict=True):
+        np.testing.assert_allclose(update, value, rtol=1e-5)
+
+
+def test_flax_nnx_paths_are_spelled_one_way():
+    """In `init` NNX wraps the parameters, so that paths end in "/value"."""
+
+    def run(**options):
+        model = nnx.Sequential(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+        optimizer = nnx.Optimizer(
+            model, mxnet.ftml(0.1, beta2=0.0, wd=1.0, **options), wrt=nnx.Param
+        )
+        before = nnx.to_pure_dict(nnx.state(model))
+        grads = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+        grads["layers"][0]["bias"] = nnx.Param(jnp.ones(1))
+        optimizer.update(model, grads)
+        after = nnx.to_pure_dict(nnx.state(model))
+        moves = jax.tree.map(jnp.subtract, after, before)["layers"][0]
+        return {name: abs(x.item()) for name, x in moves.items()}
+
+    def close(**expected):
+        return pytest.approx({"kernel": 0.1, "bias": 0.1} | expected, rel=1e-5)
+
+    assert run() == close()
+    for key in ("layers/0/bias", "*bias"):
+        assert run(lr_mult={key: 3.0}) == close(bias=0.3)
+        assert run(lr_mult={key: 0.0}) == close(bias=0.0)
+    for key in ("layers/0/kernel", "*kernel"):
+        assert run(wd_mult={key: 0.0}) == close(kernel=0.0)
+    with pytest.raises(ValueError, match="parameters are layers/0/bias, "):
+        run(lr_mult={"layers/1/bias": 0.0})
+
+
+def test_updates_need_params_only_for_decay():
+    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"a": 2.0})
+    params = {"a": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = optimizer.update(params, optimizer.init(params))
+    assert updates["a"].dtype == jnp.bfloat16
+
+
+def test_numbers_can_be_injected():
+    optimizer = optax.inject_hyperparams(mxnet.ftml)(
+        learning_rate=0.1, wd=0.5, clip_gradient=1.0, beta2=0.0
+    )
+    update = jax.jit(optimizer.update)
+    params = {"a": jnp.ones(2)}
+    state = optimizer.init(params)
+    for lr in (0.1, 0.0, 0.2):  # as trainer.set_learning_rate does
+        state.hyperparams["learning_rate"] = jnp.asarray(lr)
+        updates, state = update(params, state, params)
+        count = optax.tree_utils.tree_get(state.inner_state, "count")
+        np.testing.assert_allclose(
+            updates["a"], -lr * 0.4 / (1 - 0.6**count), rtol=1e-5
+        )
+    assert update._cache_size() == 1
+
+
+OTHERS = set(inspect.signature(mxnet.ftml).parameters) - {"clip_gradient"}
+INJECTED = optax.inject_hyperparams(mxnet.ftml, static_args=OTHERS)
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64]
+)
+@pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
+@pytest.mark.parametrize("bound", [0, -1.0, np.array(-1.0), 0.5, np.float32(2)])
+def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
+    grads = {"a": jnp.array([-3.0, 0.25, 900.0], dtype)}
+    optimizer = make(epsilon=1e3, clip_gradient=bound)
+    updates, _ = optimizer.update(grads, optimizer.init(grads))
+    assert updates["a"].dtype == dtype
+    assert (updates["a"][0] == -updates["a"][2]) == (bound > 0)
+
+
+@pytest.mark.parametrize("kind", ["array", "injected"])
+def test_zero_dimensional_arrays_are_numbers(kind):
+    numbers = {"wd": 0.5, "rescale_grad": 2.0, "clip_gradient": 0.7}
+    params = {"a": jnp.ones(2)}
+
+    def updates(make, **options):
+        optimizer = make(beta2=0.5, begin_num_update=np.int64(3), **options)
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    make = optax.inject_hyperparams(mxnet.ftml, static_args="begin_num_update")
+    chex.assert_trees_all_close(
+        updates(
+            make if kind == "injected" else mxnet.ftml,
+            **{name: np.array(value) for name, value in numbers.items()},
+        ),
+        updates(mxnet.ftml, **numbers),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments"),
+    [
+        (TypeError, "'use_fused_step'.*leave it out", {"use_fused_step": True}),
+        (TypeError, "'aggregate_num'.*leave it out", {"aggregate_num": 4}),
+        (TypeError, "'param_idx2name'.*paths", {"param_idx2name": {}}),
+        (TypeError, "'sym'.*wd_mult by path", {"sym": None}),
+        (TypeError, "'param_dict'.*by path", {"param_dict": {}}),
+        (TypeError, "'beta_1'.*'beta1'", {"beta_1": 0.9}),
+        (TypeError, "lr_scheduler", {"learning_rate": lambda count: 0.1}),
+        (TypeError, "lr_scheduler", {"lr_scheduler": 0.1}),
+        (ValueError, "None .*lr_scheduler", {"lr_scheduler": lambda c: 0.1}),
+        (ValueError, "learning_rate .*-1", {"learning_rate": -1.0}),
+        (ValueError, r"beta1 .*\[0, 1\).*1", {"beta1": 1.0}),
+        (ValueError, "beta2 .*nan", {"beta2": np.nan}),
+        (ValueError, "epsilon .*-1", {"epsilon": -1.0}),
+        (ValueError, "order .*'3.x'", {"order": "3.x"}),
+        (ValueError, "begin_num_update .*-1", {"begin_num_update": -1}),
+        (ValueError, "begin_num_update .*0.5", {"begin_num_update": 0.5}),
+        (TypeError, "rescale_grad .*'1'", {"rescale_grad": "1"}),
+        (TypeError, "clip_gradient .*'1'", {"clip_gradient": "1"}),
+        (ValueError, "clip_gradient .*nan", {"clip_gradient": np.nan}),
+        (ValueError, "wd .*inf", {"wd": np.inf}),
+    ],
+)
+def test_arguments_are_checked(error, match, arguments):
+    with pytest.raises(error, match=match):
+        mxnet.ftml(**arguments)
+
+
+@pytest.mark.parametrize("name", ["lr_mult", "wd_mult"])
+@pytest.mark.parametrize(
+    ("error", "match", "multipliers"),
+    [
+        (ValueError, "{} .*'a/b'.*conv/kernel", {"a/b": 2.0}),
+        (TypeError, "{} .*paths.*7", {7: 2.0}),
+        (TypeError, r"{}\['conv/\*'\] .*'2'", {"conv/*": "2"}),
+        (ValueError, r"{}\['conv/\*'\] .*inf", {"conv/*": np.inf}),
+    ],
+)
+def test_multipliers_are_checked(name, error, match, multipliers):
+    optimizer = mxnet.ftml(**{name: multipliers})
+    with pytest.raises(error, match=match.format(name)):
+        optimizer.init(PARAMS)
+
+
+@pytest.mark.parametrize("wd_mult", [None, {"*": 2.0}])
+def test_decay_asks_for_params(wd_mult):
+    optimizer = mxnet.ftml(wd=0.1, wd_mult=wd_mult)
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", ["lr_mult", "wd_mult"])
+def test_states_can_be_mapped(name):
+    """optax.tree_map_params calls init on a tree without leaves."""
+    optimizer = mxnet.ftml(**{name: {"conv/bias": 2.0}})
+    state = optimizer.init(PARAMS)
+    mapped = optax.tree_map_params(optimizer, lambda v: v + 1, state)
+    v = optax.tree_utils.tree_get(mapped, "v")
+    np.testing.assert_array_equal(v["conv"]["bias"], 1)
+
+
+def test_an_injected_scheduler_is_explained():
+    optimizer = optax.inject_hyperparams(mxnet.ftml)(lr_scheduler=POLY)
+    with pytest.raises(TypeError, match="static_args"):
+        optimizer.init(PARAMS)
+    optimizer = optax.inject_hyperparams(
+        mxnet.ftml, static_args="lr_scheduler"
+    )(lr_scheduler=POLY)
+    optimizer.init(PARAMS)

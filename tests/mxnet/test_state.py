@@ -1,0 +1,247 @@
+"""Training goes on here where MXNet stopped, and the other way round."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import mxnet
+from tests.programs import mxnet_network
+
+FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
+NAMES = dict(enumerate(mxnet_network.NAMES))
+MULTIPLIERS = {
+    "lr_mult": mxnet_network.LR_MULT,
+    "wd_mult": mxnet_network.WD_MULT,
+}
+OPTIONS = {
+    **mxnet_network.OPTIONS,
+    **MULTIPLIERS,
+    "lr_scheduler": mxnet.FactorScheduler(**mxnet_network.SCHEDULER),
+}
+each_kind = pytest.mark.parametrize("kind", ["plain", "multi_precision"])
+each_version = pytest.mark.parametrize("version", [1, 2])
+
+
+def _loss(params):
+    inputs, targets = mxnet_network.data()
+    w0, b0, w1, b1 = (
+        params[name].astype(jnp.float32)
+        for name in ("0.weight", "0.bias", "1.weight", "1.bias")
+    )
+    outputs = jnp.tanh(inputs @ w0.T + b0) @ w1.T + b1
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def _train(optimizer, params, state):
+    """Returns the parameters and the state after 100 updates more."""
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(_loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, params)
+    for _ in range(100):
+        params, state = step(params, state)
+    return params, state
+
+
+def _close(x, y, tolerance):
+    """Asserts that arrays differ by little of their size."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    np.testing.assert_allclose(
+        x, y, rtol=0, atol=tolerance * np.max(np.abs(y), initial=1e-2)
+    )
+
+
+@each_kind
+@each_version
+def test_training_goes_on_where_mxnet_stopped(version, kind):
+    start = FILES / f"{version}_{kind}"
+    params = mxnet.load_params(f"{start}_100.params")
+    states = mxnet.load_states(f"{start}_100_trainer.states")
+    # Gluon's multipliers are not in its files.
+    optimizer = mxnet.ftml(**states.with_paths(NAMES).options | MULTIPLIERS)
+    state = mxnet.state_from_mxnet(
+        states, optimizer.init(params), params, NAMES
+    )
+    params, _ = _train(optimizer, params, state)
+    expected = mxnet.load_params(f"{start}_200.params")
+    for name, p in params.items():
+        assert p.dtype == expected[name].dtype
+        # A gradient in float16 may have been rounded the other way once.
+        _close(p, expected[name], 2e-5 if kind == "plain" else 2e-3)
+
+
+def ours_at_100(version, kind):
+    """Returns the parameters and states of 100 steps from MXNet's start."""
+    params = mxnet.load_params(FILES / f"{version}_{kind}_0.params")
+    options = OPTIONS | {
+        "multi_precision": kind == "multi_precision",
+        "order": f"{version}.x",
+    }
+    optimizer = mxnet.ftml(**options)
+    params, state = _train(optimizer, params, optimizer.init(params))
+    return params, mxnet.state_to_mxnet(state, params, NAMES, options)
+
+
+@each_kind
+@each_version
+def test_our_states_are_those_that_mxnet_saves(version, kind):
+    _, ours = ours_at_100(version, kind)
+    start = FILES / f"{version}_{kind}_100"
+    for file in ("trainer", "updater"):
+        theirs = mxnet.load_states(f"{start}_{file}.states")
+        assert ours.slots.keys() == theirs.slots.keys()
+        for key, slots in ours.slots.items():
+            assert (slots.weight is None) == (kind == "plain")
+            for x, y in zip(slots, theirs.slots[key], strict=True):
+                assert x is y is None or x.dtype == y.dtype == np.float32
+                if x is not None:
+                    # v and z are sums over gradients that cancel.
+                    _close(x, y, 2e-3)
+    assert theirs.num_update is None
+    theirs = mxnet.load_states(f"{start}_trainer.states")
+    assert theirs.num_update == ours.num_update == 100
+    assert ours.options.pop("lr_mult") == {3: 0.5}
+    assert ours.options.pop("wd_mult") == {0: 0.0, 2: 0.0}
+    # MXNet has halved the learning rate at the 61st update.
+    scheduler = theirs.options.pop("lr_scheduler")
+    counts = jnp.arange(100, 300)
+    np.testing.assert_allclose(
+        scheduler(counts), ours.options.pop("lr_scheduler")(counts), rtol=1e-6
+    )
+    assert ours.options.pop("learning_rate") == 0.02
+    assert theirs.options.pop("learning_rate") is None
+    assert ours.options.items() <= theirs.options.items()
+
+
+STATES = mxnet.load_states(FILES / "2_plain_100_trainer.states")
+PARAMS = mxnet.load_params(FILES / "2_plain_100.params")
+
+
+def test_states_of_transposed_parameters():
+    params = {
+        "hidden": {"kernel": PARAMS["0.weight"].T, "bias": PARAMS["0.bias"]},
+        "output": {"kernel": PARAMS["1.weight"].T, "bias": PARAMS["1.bias"]},
+    }
+    paths = {
+        0: "hidden/bias",
+        1: "hidden/kernel",
+        2: "output/bias",
+        3: "output/kernel",
+    }
+    axes = {"hidden/kernel": (1, 0), "output/kernel": (1, 0)}
+    options = STATES.options | {"lr_mult": {"output/kernel": 0.5}}
+    init = mxnet.ftml(**options).init(params)
+    state = mxnet.state_from_mxnet(STATES, init, params, paths, axes=axes)
+    v = optax.tree_utils.tree_get(state, "v")
+    np.testing.assert_array_equal(v["hidden"]["kernel"], STATES.slots[1].v.T)
+    assert jax.tree.structure(state) == jax.tree.structure(init)
+    back = mxnet.state_to_mxnet(state, params, paths, options, axes=axes)
+    for key, slots in STATES.slots.items():
+        for x, y in zip(back.slots[key][:3], slots[:3], strict=True):
+            _close(x, y, 1e-5)
+    with pytest.raises(ValueError, match=r"'hidden/kernel'.*axes"):
+        mxnet.state_from_mxnet(STATES, init, params, paths)
+
+
+FREE = optax_ftml.prox.box(-np.inf, np.inf)
+
+
+@pytest.mark.parametrize("prox", [None, FREE, optax_ftml.prox.l1(0.01)])
+def test_states_go_to_mxnet_and_back(prox):
+    """Of one learning rate or several: d is MXNet's own for each parameter."""
+    optimizer = optax_ftml.ftml(0.01, prox=prox)
+    state = mxnet.state_from_mxnet(
+        STATES, optimizer.init(PARAMS), PARAMS, NAMES
+    )
+    params, state = _train(optimizer, PARAMS, state)
+    options = {"learning_rate": 0.01}
+    states = mxnet.state_to_mxnet(state, params, NAMES, options)
+    back = mxnet.state_from_mxnet(states, optimizer.init(params), params, NAMES)
+    jax.tree.map(lambda x, y: _close(x, y, 1e-4), back, state)
+    if prox is FREE:
+        unconstrained = optax_ftml.ftml(0.01)
+        expected, _ = _train(
+            unconstrained,
+            PARAMS,
+            mxnet.state_from_mxnet(
+                STATES, unconstrained.init(PARAMS), PARAMS, NAMES
+            ),
+        )
+        jax.tree.map(lambda x, y: _close(x, y, 1e-5), params, expected)
+
+
+def test_mxnets_recursion_goes_on_from_the_leader_form():
+    """One step of MXNet's d, v, z from our state is our next step."""
+    optimizer = optax_ftml.ftml(0.1, prox=optax_ftml.prox.non_negative())
+    params = {"p": jnp.array([0.5, 0.05])}
+    grads = {"p": jnp.array([1.0, 2.0])}
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert params["p"][1] == 0
+    options = {"learning_rate": 0.1}
+    states = mxnet.state_to_mxnet(state, params, {0: "p"}, options)
+    d, v, z = (x.astype(float) for x in states.slots[0][:3])
+    theta, g = (np.asarray(x["p"], float) for x in (params, grads))
+    v = 0.999 * v + 0.001 * g**2
+    next_d = (1 - 0.6**4) / 0.1 * (np.sqrt(v / (1 - 0.999**4)) + 1e-8)
+    z = 0.6 * z + 0.4 * g - (next_d - 0.6 * d) * theta
+    updates, _ = optimizer.update(grads, state, params)
+    expected = np.maximum(-z / next_d, 0)
+    np.testing.assert_allclose(theta + updates["p"], expected, rtol=1e-5)
+
+
+def _without(*keys):
+    return STATES._replace(
+        slots={k: s for k, s in STATES.slots.items() if k not in keys}
+    )
+
+
+def _with_z(z):
+    slots = STATES.slots[0]._replace(z=np.full(4, z, np.float32))
+    return STATES._replace(slots={**STATES.slots, 0: slots})
+
+
+@pytest.mark.parametrize(
+    ("match", "states", "params", "paths"),
+    [
+        (r"no.*for \[3\]", STATES, PARAMS, {0: "a", 1: "b", 2: "c"}),
+        ("different values", STATES, PARAMS, {**NAMES, 1: "0.bias"}),
+        (r"0.bias.*got \['x'\]", STATES, PARAMS, {**NAMES, 3: "x"}),
+        ("num_update", STATES._replace(num_update=None), PARAMS, NAMES),
+        ("shape", STATES, PARAMS, {**NAMES, 0: "1.bias", 2: "0.bias"}),
+        ("'0.bias'.*away", _with_z(np.nan), PARAMS, NAMES),
+        ("'0.bias'.*away", _with_z(1.0), PARAMS, NAMES),
+        (
+            "multi_precision.*'0.bias'",
+            mxnet.load_states(FILES / "2_multi_precision_100_trainer.states"),
+            mxnet.load_params(FILES / "2_multi_precision_100.params"),
+            NAMES,
+        ),
+        ("none for '1.weight'", _without(3), PARAMS, NAMES),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(match, states, params, paths):
+    init = mxnet.ftml().init(params)
+    with pytest.raises(ValueError, match=match):
+        mxnet.state_from_mxnet(states, init, params, paths)
+
+
+def test_states_without_a_place_are_refused():
+    some = {name: PARAMS[name] for name in ("0.bias", "0.weight")}
+    init = mxnet.ftml().init(some)
+    with pytest.raises(ValueError, match=r"none of \['1.bias', '1.weight'\]"):
+        mxnet.state_from_mxnet(STATES, init, PARAMS, NAMES)
+    for paths in ({0: "0.bias"}, {**NAMES, 9: "0.bias"}, {0: "nowhere"}):
+        with pytest.raises(ValueError, match="paths must"):
+            mxnet.state_to_mxnet(init, PARAMS, paths, {})

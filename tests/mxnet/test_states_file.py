@@ -1,0 +1,193 @@
+"""MXNet's files of states, there and back."""
+
+import pathlib
+import pickle
+import sys
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from optax_ftml import mxnet
+
+FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
+CLASSES = [
+    "mxnet.ndarray.ndarray.NDArray",
+    "mxnet.optimizer.optimizer.FTML",
+    "mxnet.optimizer.ftml.FTML",
+    "mxnet.lr_scheduler.FactorScheduler",
+]
+
+
+class _Stub:
+    """Stands in for a class of MXNet's in a real unpickling."""
+
+    def __init__(self, *args):
+        assert args in [(), (None,)]
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+    def __reduce__(self):
+        kind = type(self)
+        args = (None,) if kind.__name__ == "NDArray" else ()
+        return kind, args, vars(self)
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    for path in CLASSES:
+        module, _, name = path.rpartition(".")
+        for i in range(1, module.count(".") + 2):
+            package = ".".join(module.split(".")[:i])
+            if package not in sys.modules:
+                monkeypatch.setitem(
+                    sys.modules, package, types.ModuleType(package)
+                )
+        stub = type(name, (_Stub,), {"__module__": module})
+        setattr(sys.modules[module], name, stub)
+
+
+def _plain(value):
+    """Returns what was unpickled as dicts and tuples."""
+    if isinstance(value, _Stub):
+        kind = type(value)
+        return f"{kind.__module__}.{kind.__name__}", _plain(vars(value))
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value
+
+
+@pytest.mark.usefixtures("stubs")
+@pytest.mark.parametrize("kind", ["plain", "multi_precision"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_python_unpickles_our_file_as_it_does_mxnets(tmp_path, version, kind):
+    path = FILES / f"{version}_{kind}_100_trainer.states"
+    expected = _plain(pickle.loads(path.read_bytes()))
+    mxnet.save_states(tmp_path / "ours", mxnet.load_states(path))
+    found = _plain(pickle.loads((tmp_path / "ours").read_bytes()))
+    assert repr(found[0]) == repr(expected[0])
+    (name, fields), (expected_name, expected_fields) = found[1], expected[1]
+    assert name == expected_name
+    fields["lr_scheduler"][1]["base_lr"] = pytest.approx(0.01)
+    assert fields.pop("lr") is None
+    assert expected_fields.pop("lr") == 0.02
+    assert fields.pop("allow_np_array") is True
+    assert expected_fields.pop("allow_np_array") is (version == 2)
+    assert fields == expected_fields
+
+
+@pytest.mark.usefixtures("stubs")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_reads_every_pickle_protocol(tmp_path, protocol):
+    path = FILES / "1_multi_precision_100_trainer.states"
+    states, optimizer = pickle.loads(path.read_bytes())
+    optimizer.wd = np.float32(optimizer.wd)
+    optimizer.epsilon = np.float64(optimizer.epsilon)
+    optimizer.idx2name = {2: "fc_bias"}
+    optimizer.lr_mult = {0: 2, "fc_bias": np.float16(0.5), "other": 7.0}
+    (tmp_path / "file").write_bytes(pickle.dumps((states, optimizer), protocol))
+    found = mxnet.load_states(tmp_path / "file")
+    expected = mxnet.load_states(path)
+    jax.tree.map(np.testing.assert_array_equal, found.slots, expected.slots)
+    assert found.num_update == expected.num_update
+    changed = {"wd": float(np.float32(0.01)), "lr_mult": {0: 2, 2: 0.5}}
+    assert found.options == expected.options | changed
+
+
+@pytest.mark.usefixtures("stubs")
+def test_reads_objects_of_protocol_0_as_python_2_writes_them(tmp_path):
+    path = FILES / "1_plain_100_trainer.states"
+    states, optimizer = pickle.loads(path.read_bytes())
+    new = b"ccopy_reg\n_reconstructor\n(cmxnet.optimizer.optimizer\nFTML\n"
+    new += b"c__builtin__\nobject\nNtR"
+    fields = vars(optimizer) | {"lr_scheduler": None}
+    (tmp_path / "file").write_bytes(
+        b"("
+        + pickle.dumps(states, 0)[:-1]
+        + new
+        + pickle.dumps(fields, 0)[:-1]
+        + b"bt."
+    )
+    found = mxnet.load_states(tmp_path / "file")
+    assert found.num_update == 100
+    assert found.options["learning_rate"] == 0.02
+    assert list(found.slots) == [0, 1, 2, 3]
+
+
+SLOTS = {
+    7: mxnet.FtmlSlots(*np.random.default_rng(0).random((3, 2, 3))),
+    "fc_bias": mxnet.FtmlSlots(*np.ones((4, 1), np.float32)),
+    "empty": mxnet.FtmlSlots(*np.ones((3, 0, 2), np.float16)),
+    "scalar": mxnet.FtmlSlots(*[np.array(1.5)] * 3),
+}
+OPTIONS = {
+    "learning_rate": None,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "epsilon": 1e-6,
+    "rescale_grad": 0.5,
+    "clip_gradient": None,
+    "wd": 0.1,
+    "begin_num_update": 2,
+    "multi_precision": True,
+    "order": "1.x",
+    "lr_mult": {7: 2.0},
+    "wd_mult": {"fc_bias": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_scheduler": mxnet.FactorScheduler(5, 0.5, warmup_steps=3)},
+        {"lr_scheduler": mxnet.MultiFactorScheduler([3, 8], 0.5)},
+        {"lr_scheduler": mxnet.PolyScheduler(30, pwr=3, final_lr=1e-4)},
+        {"lr_scheduler": mxnet.CosineScheduler(40, warmup_mode="constant")},
+        {"learning_rate": 0.3},
+        None,
+    ],
+)
+def test_states_survive_writing_and_reading(tmp_path, options):
+    states = mxnet.UpdaterStates(SLOTS)
+    if options is not None:
+        states = mxnet.UpdaterStates(SLOTS, 12, OPTIONS | options)
+    mxnet.save_states(tmp_path / "file", states)
+    loaded = mxnet.load_states(tmp_path / "file")
+    assert loaded[1:] == states[1:]
+    assert list(loaded.slots) == list(SLOTS)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        list(loaded.slots.values()),
+        list(SLOTS.values()),
+    )
+
+
+def test_a_finished_schedule_stays_finished(tmp_path):
+    """Beyond max_update MXNet returns what it finds as base_lr."""
+    scheduler = mxnet.PolyScheduler(10, base_lr=0.5, final_lr=0.125)
+    options = {"learning_rate": None, "lr_scheduler": scheduler}
+    for num_update, base_lr in [(9, 0.5), (10, 0.125), (11, 0.125)]:
+        states = mxnet.UpdaterStates(SLOTS, num_update, options)
+        mxnet.save_states(tmp_path / "file", states)
+        loaded = mxnet.load_states(tmp_path / "file").options["lr_scheduler"]
+        assert loaded.base_lr == base_lr
+        assert loaded(8) == scheduler(8)
+
+
+def test_what_mxnet_does_not_have_is_not_written(tmp_path):
+    states = mxnet.UpdaterStates(SLOTS, 7, {})
+    options = {
+        "learning_rate": None,
+        "lr_scheduler": optax.cosine_decay_schedule(0.1, 10),
+    }
+    for refused, match in [
+        (states._replace(options=options), "one of MXNet's"),
+        (states._replace(num_update=None), "how many updates"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            mxnet.save_states(tmp_path / "file", refused)

@@ -1,0 +1,152 @@
+"""intersection against Clarabel, in training, and its derivative."""
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_ftml
+from optax_ftml import prox
+from tests.prox import cases
+
+NORMALS = np.random.default_rng(3).normal(size=(3, 6))
+CASES = {
+    "doubly stochastic": (
+        [prox.simplex(axis=0), prox.simplex(axis=1)],
+        lambda t: [t >= 0, cp.sum(t, 0) == 1, cp.sum(t, 1) == 1],
+        (6, 6),
+    ),
+    "simplex with upper bounds": (
+        [prox.simplex(), prox.box(0.0, 0.4)],
+        lambda t: [t >= 0, cp.sum(t) == 1, t <= 0.4],
+        (6,),
+    ),
+    "two halfspaces": (
+        [prox.halfspace(a, -1.0) for a in NORMALS[:2]],
+        lambda t: [NORMALS[:2] @ t <= -1],
+        (6,),
+    ),
+    "three halfspaces": (
+        [prox.halfspace(a, -1.0) for a in NORMALS],
+        lambda t: [NORMALS @ t <= -1],
+        (6,),
+    ),
+    "monotone in a ball": (
+        [prox.monotone(), prox.l2_ball(1.0)],
+        lambda t: [t[1:] >= t[:-1], cp.norm2(t) <= 1],
+        (6,),
+    ),
+}
+
+
+def nearest(constraints, leader, step_size):
+    theta = cp.Variable(leader.shape)
+    root = np.sqrt(np.max(step_size) / step_size)
+    distance = cp.sum_squares(cp.multiply(root, theta - leader)) / 2
+    cp.Problem(cp.Minimize(distance), constraints(theta)).solve(
+        solver="CLARABEL",
+        tol_gap_abs=1e-11,
+        tol_gap_rel=1e-11,
+        tol_feas=1e-11,
+    )
+    return theta.value
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_what_a_solver_finds(x64, name):
+    proxes, constraints, shape = CASES[name]
+    f = jax.jit(prox.intersection(*proxes))
+    rng = np.random.default_rng(1)
+    for decades, error in ((2, 1e-6), (2, 1e-6), (4, 1e-4)):
+        leader, step_size = cases.draw(rng, decades=decades, shape=shape)
+        theta = f(leader, step_size)
+        expected = nearest(constraints, leader, step_size)
+        # The solver itself is not always closer where the set is curved.
+        slack = 1e-4 if name == "monotone in a ball" else 0
+        np.testing.assert_allclose(theta, expected, atol=error + slack)
+        # In float32, too.
+        narrow = f(jnp.float32(leader), jnp.float32(step_size))
+        np.testing.assert_allclose(narrow, theta, atol=10 * error + slack)
+
+
+def test_what_is_feasible_comes_back_bit_for_bit():
+    f = prox.intersection(prox.simplex(), prox.box(0.0, 0.4))
+    point = jnp.array([0.4, 0.3, 0.3, 0.0])
+    for s in (jnp.ones(4), jnp.geomspace(1e-6, 1, 4), jnp.zeros(4)):
+        np.testing.assert_array_equal(f(point, s), point)
+
+
+def test_a_share_without_a_gradient_gives_way():
+    never = 2.0**63
+    f = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
+    theta = f(jnp.array([0.5, 0.4, 0.4]), jnp.array([1.0, 1.0, never]))
+    np.testing.assert_allclose(theta, [0.5, 0.4, 0.1], atol=5e-3)
+
+
+def test_trees_and_derivatives(x64):
+    # The same set by one prox and by two.
+    lower, upper = np.zeros(4), np.full(4, 0.4)
+    both = prox.intersection(
+        prox.hyperplane(1.0, 1.0), prox.box(0.0, 0.4), tolerance=1e-10
+    )
+    one = prox.box_section(lower, upper, 1.0, 1.0)
+    leader = jnp.array([0.7, 0.35, 0.1, -0.4])
+    s = jnp.array([1.0, 0.3, 0.1, 2.0])
+    weight = jnp.arange(4.0)
+
+    def split(f, x, s):
+        tree = f({"a": x[:1], "b": x[1:]}, {"a": s[:1], "b": s[1:]})
+        return weight @ jnp.concatenate([tree["a"], tree["b"]])
+
+    ours = jax.jit(jax.value_and_grad(lambda x, s: split(both, x, s), (0, 1)))(
+        leader, s
+    )
+    theirs = jax.value_and_grad(lambda x, s: weight @ one(x, s), (0, 1))(
+        leader, s
+    )
+    for a, b in zip(
+        jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    _, forward = jax.jvp(lambda x: split(both, x, s), (leader,), (weight,))
+    np.testing.assert_allclose(forward, weight @ ours[1][0], atol=1e-6)
+
+
+def test_training_ends_on_the_best_transport():
+    rng = np.random.default_rng(0)
+    cost = rng.uniform(size=(10, 10))
+    theta = cp.Variable((10, 10))
+    problem = cp.Problem(
+        cp.Minimize(cp.sum(cp.multiply(cost, theta))),
+        [theta >= 0, cp.sum(theta, 0) == 1, cp.sum(theta, 1) == 1],
+    )
+    least = problem.solve(solver="CLARABEL")
+    birkhoff = prox.intersection(prox.simplex(axis=0), prox.simplex(axis=1))
+    optimizer = optax_ftml.ftml(0.3, prox=birkhoff)
+    start = jnp.full((10, 10), 0.1)
+
+    def step(carry, _):
+        x, state = carry
+        updates, state = optimizer.update(jnp.float32(cost), state, x)
+        return (optax.apply_updates(x, updates), state), None
+
+    (x, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=1500)
+    assert np.sum(cost * np.asarray(x, np.float64)) <= least + 1e-4
+    np.testing.assert_allclose(jnp.sum(x, 0), 1, atol=1e-4)
+    np.testing.assert_allclose(jnp.sum(x, 1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "word"),
+    [
+        (lambda: prox.intersection(), ValueError, "at least one"),
+        (lambda: prox.intersection(3), TypeError, "prox"),
+        (lambda: prox.intersection(min, tolerance=0.0), Exception, "."),
+    ],
+)
+def test_impossible_arguments_are_named(make, error, word):
+    with pytest.raises(error, match=word):
+        make()

@@ -1,0 +1,120 @@
+"""The examples do what they say, in a fast mode."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples import digits
+from examples import mxnet_job
+from examples import portfolio
+from examples import sparse_network
+from optax_ftml import mxnet
+
+PNG = b"\x89PNG"
+
+
+def without_times(history):
+    return [(epoch["loss"], epoch["accuracy"]) for epoch in history]
+
+
+def test_digits_resumes_to_the_same_numbers(tmp_path):
+    data = [x[:320] for x in digits.load_digits()]
+    straight, size = digits.train("ftml", data, 3)
+    digits.train("ftml", data, 1, tmp_path)
+    resumed, _ = digits.train("ftml", data, 3, tmp_path)
+    assert without_times(resumed) == without_times(straight)
+    assert straight[-1]["loss"] < straight[0]["loss"]
+    assert size == pytest.approx(4, rel=1e-3)
+
+
+def test_digits_prints_a_table_and_draws_the_losses(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(digits, "BATCH_SIZE", 512)
+    plot = tmp_path / "digits.png"
+    digits.main(["--epochs", "2", "--plot", str(plot)])
+    printed = capsys.readouterr()
+    rows = re.findall(r"^(\w+) +[\d.]+% .* ([48].00) ", printed.out, re.M)
+    assert rows == [("ftml", "4.00"), ("adam", "8.00"), ("rmsprop", "4.00")]
+    assert "4/4" in printed.err  # The progress bar.
+    assert plot.read_bytes().startswith(PNG)
+
+
+@pytest.mark.slow
+def test_digits_killed_ends_where_it_would_have_ended(tmp_path):
+    code = (
+        "import pathlib; from examples import digits; digits.train('ftml', "
+        "digits.load_digits(), 9, pathlib.Path.cwd())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        cwd=tmp_path,
+    )
+    while not (tmp_path / "ftml" / "2").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -9
+    data = digits.load_digits()
+    resumed, _ = digits.train("ftml", data, 4, tmp_path)
+    straight, _ = digits.train("ftml", data, len(resumed))
+    assert without_times(resumed) == without_times(straight)
+
+
+def test_portfolio_ends_at_the_optimum(tmp_path, capsys):
+    path, multipliers = portfolio.train(2000)
+    weights = path[-1]
+    np.testing.assert_allclose(jnp.sum(path, axis=1), 1, rtol=1e-5)
+    assert (path >= 0).all()
+    # At the optimum no asset has a larger gain at the margin than those held.
+    gain = -jax.grad(portfolio.loss)(weights, *portfolio.market())
+    held = weights > 0
+    np.testing.assert_allclose(gain[held], jnp.max(gain), atol=1e-5)
+    np.testing.assert_allclose(multipliers, gain, atol=1e-5)
+    plot = tmp_path / "portfolio.png"
+    portfolio.main(["--steps", "100", "--plot", str(plot)])
+    assert len(re.findall(r"%", capsys.readouterr().out)) == 14
+    assert plot.read_bytes().startswith(PNG)
+
+
+def test_sparse_network_turns_units_off_exactly(capsys):
+    rng = np.random.default_rng(1)
+    x = jnp.float32(rng.normal(size=(512, 64)))
+    y = jnp.argmax(x[:, :10], axis=1)
+    params = sparse_network.train(0.1, x, y, epochs=20)
+    hidden, out = params["hidden"], params["out"]
+    # A unit is off as a whole: none of its weights is left alone.
+    on = jnp.any(hidden["kernel"] != 0, axis=0)
+    assert 0 < jnp.sum(on) < sparse_network.UNITS
+    np.testing.assert_array_equal(on, jnp.any(out["kernel"] != 0, axis=1))
+    assert not jnp.any(hidden["bias"][~on])
+    small = sparse_network.without_dead_units(params)
+    assert small["hidden"]["kernel"].shape == (64, jnp.sum(on))
+    np.testing.assert_allclose(
+        sparse_network.network(small, x),
+        sparse_network.network(params, x),
+        atol=1e-4,
+    )
+    sparse_network.main(["--epochs", "1", "--strengths", "0"])
+    assert re.search(r"^ +0 +128 +9,610 ", capsys.readouterr().out, re.M)
+
+
+def test_mxnet_job_ends_where_mxnet_ended(tmp_path, capsys):
+    name = str(tmp_path / "job")
+    # A GPU's default is TensorFloat-32, which MXNet did not have.
+    with jax.default_matmul_precision("highest"):
+        mxnet_job.main(["--save", name])
+    error = re.search(r"At most (\S+) from", capsys.readouterr().out)
+    assert float(error[1]) < 2e-5
+    assert mxnet.load_states(f"{name}.states").num_update == 200
+    assert mxnet.load_params(f"{name}.params").keys() == {
+        *("0.bias", "0.weight", "1.bias", "1.weight")
+    }
