@@ -314,7 +314,10 @@ def compare(name, data, steps, strength, methods):
 
 
 def markdown(results):
-    lines = [run.machine() + f". Five seeds, {results['steps']} steps."]
+    lines = [
+        run.machine() + f". Five seeds, {results['steps']} "
+        f"steps, strength {results['strength']:g}."
+    ]
     columns = {
         "objective": "penalised objective",
         "accuracy": "test accuracy, %",
@@ -325,7 +328,9 @@ def markdown(results):
     for name, methods in results["data"].items():
         lines += [
             f"\n### {name}\n",
-            "| optimizer | learning rate | " + " | ".join(columns.values()),
+            "| optimizer | learning rate | "
+            + " | ".join(columns.values())
+            + " |",
             "|---|--:|" + "--:|" * len(columns),
         ]
         for method, result in methods.items():
