@@ -64,6 +64,10 @@ def intersection(
         `Anderson Acceleration for Fixed-Point Iterations
         <https://doi.org/10.1137/10078356X>`_, SIAM Journal on Numerical
         Analysis 49, 2011
+
+    .. note::
+        Where step sizes differ by four decades and more the iteration can end
+        short of the solution, at `max_iterations`.
     """
     if not proxes:
         raise ValueError("intersection must be given at least one prox.")
