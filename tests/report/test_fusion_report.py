@@ -113,7 +113,7 @@ def test_delta_form_keeps_one_slot(dtype, state_bytes):
     [
         # Less than the smallest leaf.
         (prox.box(-1.0, 1.0), 4 * 4096),
-        # A CPU's two kernels share the step sizes, and on older ones the leader.
+        # A CPU's kernels share the step sizes, and some XLA's the leader.
         (prox.elastic_net(0.1, 0.1), 9 * SIZE),
     ],
     ids=["box", "elastic_net"],
