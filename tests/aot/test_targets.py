@@ -50,7 +50,7 @@ def test_h100_runs_one_kernel_per_leaf(form, dtype):
     alone = report(FORMS[form], "h100", "gpt2", dtype)
     assert alone.kernels == alone.fusions == alone.leaves == 148
     assert alone.copies == 0
-    assert alone.scalar_kernels <= 2
+    assert alone.scalar_kernels <= {"delta": 2, "leader": 5}[form]
     assert alone.temporary_bytes < 64 * 1024
     assert alone.state_bytes_per_parameter == pytest.approx(
         STATE_BYTES[form], rel=1e-4
