@@ -10,7 +10,7 @@ GROUPS = {
     "chain": "after clip_by_global_norm and add_decayed_weights",
     "scaled": "the same, clipped by projection_l2_ball",
 }
-# Numbers of 4 bytes a parameter that a step can't do without: gradients and
+# Numbers of 4 bytes per parameter that a step can't do without: gradients and
 # parameters in, parameters out, state in and out.
 LEAST = {"ftml": 5, "ftml, box": 7, "adam": 7, "adamw": 7, "rmsprop": 5}
 LEAST |= {"ftml, decoupled": 5, "sgd": 3, "copy": 2}
