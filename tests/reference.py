@@ -1,14 +1,26 @@
 """The textbook d, v, z recursion in NumPy, and the loop to compare with it."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
+
+import optax_ftml
 
 
 def free(leader, step_size):
     """The prox of nothing."""
     del step_size
     return leader
+
+
+# Each of the package's optimizers, made by its numbers alone.
+FORMS = {
+    "delta": optax_ftml.ftml,
+    "leader": functools.partial(optax_ftml.ftml, prox=free),
+    "adam": functools.partial(optax_ftml.proximal_adam, prox=free),
+}
 
 
 def dvz(
@@ -22,7 +34,7 @@ def dvz(
     prox=free,
     gradient_rule=lambda g, theta: g,
 ):
-    """Returns the parameters after each step, in float64.
+    """Returns the parameters after each step, in float64 or complex128.
 
     Args:
         theta: Initial parameters, of any shape.
@@ -35,14 +47,14 @@ def dvz(
         prox: Takes -z / d and step sizes to the parameters.
         gradient_rule: Clipping and weight decay, of (gradient, theta).
     """
-    theta = np.asarray(theta, np.float64)
-    d = v = z = np.zeros_like(theta)
+    theta = np.asarray(theta, np.result_type(theta, np.float64))
+    d = v = z = 0.0
     thetas = []
     for t, (g, lr, b1) in enumerate(
         zip(grads, learning_rates, b1s, strict=True), start=1
     ):
-        g = gradient_rule(np.asarray(g, np.float64), theta)
-        v = b2 * v + (1 - b2) * g**2
+        g = gradient_rule(np.asarray(g, theta.dtype), theta)
+        v = b2 * v + (1 - b2) * np.abs(g) ** 2
         next_d = (1 - b1**t) / lr * (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
         sigma = next_d - b1 * d
         z = b1 * z + (1 - b1) * g - sigma * theta
