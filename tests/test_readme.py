@@ -29,7 +29,7 @@ def test_code_runs(block):
 def test_one_command_trains_and_one_tests():
     main, tests = re.findall(r"^python3 -m venv .*", README, re.M)
     assert main.endswith(" .venv/bin/python examples/digits.py")
-    assert tests.endswith(" .venv-test/bin/python -m pytest")
+    assert tests.endswith(" .venv-test/bin/python -m pytest -n auto")
 
 
 def test_is_a_page():

@@ -5,11 +5,9 @@ what to write in its place, and with a sentence that it refuses and one that it
 lets pass.
 """
 
-import io
 import json
 import pathlib
 import re
-import tokenize
 
 import pytest
 
@@ -87,39 +85,15 @@ PHRASES = [
 
 
 def _prose(path):
-    """Yields the pieces of text of a file, each on one line."""
+    """Returns the paragraphs, rows of tables and items of lists of a file."""
     text = path.read_text()
     if path.suffix == ".ipynb":
-        for cell in json.loads(text)["cells"]:
-            source = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                yield from _blocks(source)
-    elif path.suffix == ".py":
-        yield from _comments(text)
-    else:
-        yield from _blocks(text)
-
-
-def _blocks(markdown):
-    """Returns paragraphs, rows of tables and items of lists."""
-    return re.split(r"\n\s*\n|\n(?=[|*-] )", markdown)
-
-
-def _comments(code):
-    """Yields strings, and comments, those of lines in a row as one."""
-    comment, last = "", 0
-    for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        if token.type == tokenize.COMMENT:
-            if token.start[0] != last + 1:
-                yield comment
-                comment = ""
-            comment += token.string.lstrip("#") + " "
-            last = token.start[0]
-        elif token.type == tokenize.STRING:
-            yield from _blocks(token.string.strip("\"'rf"))
-        elif token.type == getattr(tokenize, "FSTRING_MIDDLE", None):
-            yield token.string
-    yield comment
+        cells = json.loads(text)["cells"]
+        sources = [c["source"] for c in cells if c["cell_type"] == "markdown"]
+        text = "\n\n".join(map("".join, sources))
+    if path.suffix == ".py":  # Code stays; a comment's lines are a paragraph.
+        text = re.sub(r'(?m)^ *# ?|"""', "", text)
+    return re.split(r"\n\s*\n|\n(?=[|*-] )", text)
 
 
 def _files():
