@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
+import chex
 import pytest
 
 SCRIPT = pathlib.Path(__file__).parent / "programs" / "sharded_training.py"
@@ -38,39 +38,26 @@ def results():
     return finish(start("one-process"))
 
 
-FORMS = ["delta", "leader", "adam", "low", "chain"]
-WAYS = [("auto", form) for form in FORMS]
-WAYS += [("explicit", "leader"), ("explicit", "chain")]
+def assert_equal(params, single):
+    assert params
+    expected = {form: single["params"][form] for form in params}
+    chex.assert_trees_all_close(params, expected, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize(("way", "form"), [*WAYS, ("shard_map", "leader")])
-def test_sharded_training_equals_training_on_one_device(results, way, form):
-    for sharded, single in zip(
-        results[way][form]["params"],
-        results["single"][form]["params"],
-        strict=True,
-    ):
-        np.testing.assert_allclose(sharded, single, rtol=2e-6, atol=2e-7)
+@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map"])
+def test_sharded_training_equals_training_on_one_device(results, way):
+    assert_equal(results[way]["params"], results["single"])
 
 
-@pytest.mark.parametrize(("way", "form"), WAYS)
-def test_state_is_sharded_as_the_parameters_and_compiles_once(
-    results, way, form
-):
-    shardings = results[way][form]
-    assert shardings["initial"] == shardings["expected"]
-    assert shardings["final"] == shardings["expected"]
-    assert results[way][form]["compilations"] == 1
+@pytest.mark.parametrize("way", ["auto", "explicit"])
+def test_state_is_sharded_as_the_parameters_and_compiles_once(results, way):
+    assert results[way]["state_is_sharded_as_params"]
+    assert results[way]["compilations"] == 1
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_devices_communicate_the_norm_alone(results, form):
-    collectives = [["all-reduce", 4]] if form == "chain" else []
-    assert results["report"][form] == {
-        "collectives": collectives,
-        "parameters": 256,
-        "device_parameters": 32,
-    }
+def test_devices_communicate_the_norm_alone(results):
+    """That of optax.clip_by_global_norm, in one of the five forms."""
+    assert results["collectives"] == [["all-reduce", 4]]
 
 
 def test_two_processes_equal_one(results):
@@ -78,10 +65,5 @@ def test_two_processes_equal_one(results):
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     processes = [start("two-processes", port, index) for index in range(2)]
-    both = [finish(process) for process in processes]
-    for result in both:
-        for form, leaves in result.items():
-            for ours, theirs in zip(
-                leaves, results["auto"][form]["params"], strict=True
-            ):
-                np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-7)
+    for process in processes:
+        assert_equal(finish(process), results["single"])

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import optax_ftml
 
-STEPS = 20
+STEPS = 10
 SPECS = {
     "b": P("x"),
     "s": P(),
@@ -26,6 +26,7 @@ SPECS = {
     "w2": P(None, ("y", "x")),
     "w3": P(None, "y"),
 }
+SHAPES = dict.fromkeys(SPECS, (16, 8)) | {"b": (8,), "s": ()}
 BOX = optax_ftml.prox.box(-0.5, 0.5)
 FORMS = {
     "delta": optax_ftml.ftml(0.01),
@@ -38,149 +39,146 @@ FORMS = {
         optax_ftml.ftml(0.01),
     ),
 }
-EXPLICIT = ("leader", "chain")
 
 
-def initial():
+def partition(*forms):
+    """Returns one optimizer in which each form has parameters of its own."""
+    optimizers = {form: FORMS[form] for form in forms}
+    return optax.partition(optimizers, {form: form for form in forms})
+
+
+def initial(forms, place):
+    """Returns parameters for each form, placed by a function of a name."""
     rng = np.random.default_rng(0)
-    shapes = {"b": (8,), "s": ()}
-    return {
-        name: rng.uniform(-1, 1, shapes.get(name, (16, 8))).astype(np.float32)
-        for name in SPECS
+    params = {
+        name: rng.uniform(-1, 1, shape).astype(np.float32)
+        for name, shape in SHAPES.items()
     }
+    return {form: {k: place(k, p) for k, p in params.items()} for form in forms}
 
 
-def gradients(params):
-    # Of a function whose minimum is partly outside the box.
-    return jax.tree.map(lambda p: jnp.sin(3 * p) + p - 0.3, params)
+def train(optimizer, params, wrap=lambda step: step):
+    """Returns the parameters, the state, and how often the step compiled."""
 
-
-def make_step(optimizer):
     def step(params, state):
-        updates, state = optimizer.update(gradients(params), state, params)
+        # Of a function whose minimum is partly outside the box.
+        grads = jax.tree.map(lambda p: jnp.sin(3 * p) + p - 0.3, params)
+        updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return step
-
-
-def train(step, params, state):
+    step = jax.jit(wrap(step), donate_argnums=(0, 1))
+    state = optimizer.init(params)
     for _ in range(STEPS):
         params, state = step(params, state)
-    return params, state
+    return params, state, step._cache_size()
 
 
-def specs(state, params):
-    """Returns the specs of the state's arrays that are like a parameter."""
-    return sorted(
-        str((leaf.shape, tuple(leaf.sharding.spec)))
-        for leaf in jax.tree.leaves(state)
-        if leaf.shape in {p.shape for p in jax.tree.leaves(params)}
-        and leaf.ndim
+def map_state(f, optimizer, state, params, of_others):
+    """Maps over the state's slots, each with the parameter that it is like."""
+
+    def is_masked(x):
+        return isinstance(x, optax.MaskedNode)
+
+    return optax.tree_map_params(
+        optimizer,
+        lambda slot, p: slot if is_masked(slot) else f(slot, p),
+        state,
+        params,
+        transform_non_params=lambda _: of_others,
+        is_leaf=is_masked,
     )
 
 
-def run_jit(optimizer, axis_type):
+def run_jit(axis_type):
+    optimizer = partition(*FORMS)
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+
+    def place(name, p):
+        return jax.device_put(p, NamedSharding(mesh, SPECS[name]))
+
+    def is_alike(slot, p):
+        return slot.sharding.is_equivalent_to(p.sharding, p.ndim)
+
     # In the mesh's context init puts the scalars on it too, without which the
     # second step would compile again.
     with jax.set_mesh(mesh):
-        params = {
-            name: jax.device_put(p, NamedSharding(mesh, SPECS[name]))
-            for name, p in initial().items()
-        }
-        state = optimizer.init(params)
-        step = jax.jit(make_step(optimizer), donate_argnums=(0, 1))
-        slots = len(jax.tree.leaves(state)) // len(SPECS)
-        expected = specs([params] * slots, params)
-        first = specs(state, params)
-        params, state = train(step, params, state)
+        params = initial(FORMS, place)
+        first = map_state(
+            is_alike, optimizer, optimizer.init(params), params, True
+        )
+        params, state, compilations = train(optimizer, params)
+    last = map_state(is_alike, optimizer, state, params, True)
     return {
         "params": values(params),
-        "initial": first,
-        "final": specs(state, params),
-        "expected": expected,
-        "compilations": step._cache_size(),
+        "state_is_sharded_as_params": jax.tree.all((first, last)),
+        "compilations": compilations,
     }
 
 
-def run_report(optimizer):
+def run_shard_map():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    params = jax.device_put(jnp.ones((64, 4)), NamedSharding(mesh, P("x")))
-    report = optax_ftml.fusion_report(optimizer, params)
-    return {
-        "collectives": report.collectives,
-        "parameters": report.parameters,
-        "device_parameters": report.device_parameters,
-    }
-
-
-def run_shard_map(optimizer):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    params = initial()
-    placed = {name: P("x") if name != "s" else P() for name in SPECS}
+    optimizer = partition("leader", "adam")
+    params = initial(("leader", "adam"), lambda name, p: jnp.asarray(p))
+    specs = jax.tree.map(lambda p: P("x") if p.ndim else P(), params)
     state = optimizer.init(params)
-    state_specs = optax.tree_map_params(
+    state_specs = map_state(lambda _, p: p, optimizer, state, specs, P())
+    placed = specs, state_specs
+    params, *_ = train(
         optimizer,
-        lambda _, spec: spec,
-        state,
-        placed,
-        transform_non_params=lambda _: P(),
+        params,
+        lambda step: jax.shard_map(
+            step, mesh=mesh, in_specs=placed, out_specs=placed
+        ),
     )
-    step = jax.jit(
-        jax.shard_map(
-            make_step(optimizer),
-            mesh=mesh,
-            in_specs=(placed, state_specs),
-            out_specs=(placed, state_specs),
-        )
-    )
-    params, _ = train(step, params, state)
     return {"params": values(params)}
 
 
+def collectives():
+    """What devices send each other in a step of all forms."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("x"))
+    shape = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=sharding)
+    report = optax_ftml.fusion_report(
+        partition(*FORMS), dict.fromkeys(FORMS, shape)
+    )
+    assert report.device_parameters * 8 == report.parameters
+    return report.collectives
+
+
 def values(params):
-    return [np.asarray(p).ravel().tolist() for p in jax.tree.leaves(params)]
+    return {
+        form: [np.asarray(p).ravel().tolist() for p in jax.tree.leaves(leaves)]
+        for form, leaves in params.items()
+    }
 
 
 def one_process():
     jax.config.update("jax_num_cpu_devices", 8)
-    ways = ("single", "auto", "explicit", "shard_map", "report")
-    results = {way: {} for way in ways}
-    for form, optimizer in FORMS.items():
-        step, params = jax.jit(make_step(optimizer)), initial()
-        params, _ = train(step, params, optimizer.init(params))
-        results["single"][form] = {"params": values(params)}
-        results["auto"][form] = run_jit(optimizer, AxisType.Auto)
-        results["report"][form] = run_report(optimizer)
-        if form in EXPLICIT:
-            results["explicit"][form] = run_jit(optimizer, AxisType.Explicit)
-    results["shard_map"]["leader"] = run_shard_map(FORMS["leader"])
-    return results
+    params = initial(FORMS, lambda name, p: jnp.asarray(p))
+    params, *_ = train(partition(*FORMS), params)
+    return {
+        "single": {"params": values(params)},
+        "auto": run_jit(AxisType.Auto),
+        "explicit": run_jit(AxisType.Explicit),
+        "shard_map": run_shard_map(),
+        "collectives": collectives(),
+    }
 
 
 def two_processes(port, index):
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
-    results = {}
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
-    for form in EXPLICIT:
-        optimizer = FORMS[form]
-        params = {
-            name: jax.make_array_from_callback(
-                p.shape,
-                NamedSharding(mesh, SPECS[name]),
-                lambda index, p=p: p[index],
-            )
-            for name, p in initial().items()
-        }
-        state = jax.jit(optimizer.init)(params)
-        step = jax.jit(make_step(optimizer), donate_argnums=(0, 1))
-        params, _ = train(step, params, state)
-        results[form] = values(
-            multihost_utils.process_allgather(params, tiled=True)
-        )
-    return results
+
+    def place(name, p):
+        sharding = NamedSharding(mesh, SPECS[name])
+        return jax.make_array_from_callback(p.shape, sharding, p.__getitem__)
+
+    optimizer = partition("leader", "chain")
+    with jax.set_mesh(mesh):
+        params, *_ = train(optimizer, initial(("leader", "chain"), place))
+    return values(multihost_utils.process_allgather(params, tiled=True))
 
 
 if __name__ == "__main__":
