@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from examples import digits
 from examples import mxnet_job
@@ -20,30 +21,26 @@ from optax_ftml import mxnet
 PNG = b"\x89PNG"
 
 
-def without_times(history):
-    return [(epoch["loss"], epoch["accuracy"]) for epoch in history]
+class Linear(nnx.Linear):
+    """In place of the convolutions, which take long to compile."""
 
+    def __init__(self, rngs):
+        super().__init__(64, 10, rngs=rngs)
 
-@pytest.mark.slow
-def test_digits_resumes_to_the_same_numbers(tmp_path):
-    data = [x[:320] for x in digits.load_digits()]
-    straight, size = digits.train("ftml", data, 3)
-    digits.train("ftml", data, 1, tmp_path)
-    resumed, _ = digits.train("ftml", data, 3, tmp_path)
-    assert without_times(resumed) == without_times(straight)
-    assert straight[-1]["loss"] < straight[0]["loss"]
-    assert size == pytest.approx(4, rel=1e-3)
+    def __call__(self, x):
+        return super().__call__(x.reshape(len(x), 64))
 
 
 def test_digits_prints_a_table_and_draws_the_losses(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(digits, "BATCH_SIZE", 512)
+    monkeypatch.setattr(digits, "Network", Linear)
     plot = tmp_path / "digits.png"
     digits.main(["--epochs", "2", "--plot", str(plot)])
     printed = capsys.readouterr()
-    rows = re.findall(r"^(\w+) +[\d.]+% .* ([48].00) ", printed.out, re.M)
-    assert rows == [("ftml", "4.00"), ("adam", "8.00"), ("rmsprop", "4.00")]
+    rows = re.findall(r"^(\w+) +[\d.]+% .* ([48]).0\d ", printed.out, re.M)
+    assert rows == [("ftml", "4"), ("adam", "8"), ("rmsprop", "4")]
     assert "4/4" in printed.err  # The progress bar.
     assert plot.read_bytes().startswith(PNG)
 
@@ -61,16 +58,18 @@ def test_digits_killed_ends_where_it_would_have_ended(tmp_path):
     )
     while not (tmp_path / "ftml" / "2").exists():
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.1)
     process.kill()
     assert process.wait() == -9
     data = digits.load_digits()
     resumed, _ = digits.train("ftml", data, 4, tmp_path)
     straight, _ = digits.train("ftml", data, len(resumed))
-    assert without_times(resumed) == without_times(straight)
+    for epoch, expected in zip(resumed, straight, strict=True):
+        assert epoch | {"ms": 0} == expected | {"ms": 0}
+    assert straight[-1]["loss"] < straight[0]["loss"]
 
 
-def test_portfolio_ends_at_the_optimum(tmp_path, capsys):
+def test_portfolio_ends_at_the_optimum(tmp_path, capsys, monkeypatch):
     path, multipliers = portfolio.train(2000)
     weights = path[-1]
     np.testing.assert_allclose(jnp.sum(path, axis=1), 1, rtol=1e-5)
@@ -80,8 +79,10 @@ def test_portfolio_ends_at_the_optimum(tmp_path, capsys):
     held = weights > 0
     np.testing.assert_allclose(gain[held], jnp.max(gain), atol=1e-5)
     np.testing.assert_allclose(multipliers, gain, atol=1e-5)
+
+    monkeypatch.setattr(portfolio, "train", lambda steps: (path, multipliers))
     plot = tmp_path / "portfolio.png"
-    portfolio.main(["--steps", "100", "--plot", str(plot)])
+    portfolio.main(["--plot", str(plot)])
     assert len(re.findall(r"%", capsys.readouterr().out)) == 14
     assert plot.read_bytes().startswith(PNG)
 
@@ -92,14 +93,12 @@ def test_sparse_network_turns_units_off_exactly(capsys):
     x = jnp.float32(rng.normal(size=(512, 64)))
     y = jnp.argmax(x[:, :10], axis=1)
     params = sparse_network.train(0.1, x, y, epochs=20)
-    hidden, out = params["hidden"], params["out"]
-    # A unit is off as a whole: none of its weights is left alone.
-    on = jnp.any(hidden["kernel"] != 0, axis=0)
-    assert 0 < jnp.sum(on) < sparse_network.UNITS
-    np.testing.assert_array_equal(on, jnp.any(out["kernel"] != 0, axis=1))
-    assert not jnp.any(hidden["bias"][~on])
     small = sparse_network.without_dead_units(params)
-    assert small["hidden"]["kernel"].shape == (64, jnp.sum(on))
+    # A unit is off as a whole: none of its weights is left alone.
+    on = np.any(params["hidden"]["kernel"] != 0, axis=0)
+    assert 0 < on.sum() < sparse_network.UNITS
+    assert small["hidden"]["kernel"].shape == (64, on.sum())
+    assert not np.any(params["hidden"]["bias"][~on])
     np.testing.assert_allclose(
         sparse_network.network(small, x),
         sparse_network.network(params, x),
@@ -117,6 +116,5 @@ def test_mxnet_job_ends_where_mxnet_ended(tmp_path, capsys):
     error = re.search(r"At most (\S+) from", capsys.readouterr().out)
     assert float(error[1]) < 2e-5
     assert mxnet.load_states(f"{name}.states").num_update == 200
-    assert mxnet.load_params(f"{name}.params").keys() == {
-        *("0.bias", "0.weight", "1.bias", "1.weight")
-    }
+    params = mxnet.load_params(f"{name}.params")
+    assert set(params) == {"0.bias", "0.weight", "1.bias", "1.weight"}
