@@ -170,7 +170,7 @@ def _solve(at, tolerance, max_iterations, x, s, rest):
             old, new = alpha.astype(s.dtype), best.astype(s.dtype)
             return jnp.where(end.goes_on, (z + r) * ((s + new) / (s + old)), z)
 
-        z = each(same_q, end.best, r, s)
+        z = each(same_q, end.z, r, s)
         return z, best, 3 * steps // 2, number + end.number, end.goes_on
 
     z, alpha, *_ = jax.lax.while_loop(

@@ -115,7 +115,7 @@ def intersection(
                 theta, residuals = in_turn(z, x, s, *rest)
                 return residuals, _goes_on(theta, residuals, x, s, tolerance)
 
-            return _fixed_point.iterate(step, start, max_iterations).best, ()
+            return _fixed_point.iterate(step, start, max_iterations).z, ()
 
         z, _ = _fixed_point.root(
             lambda z, _, *arguments: in_turn(z, *arguments)[1],
