@@ -138,14 +138,12 @@ def _anderson(residual, moves, changes):
     """Returns the move to where the residual is 0, if it is linear."""
     products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
     sizes = jnp.sqrt(jnp.diagonal(products))
-    sizes = jnp.where(sizes > 0, sizes, 1)
-    eps = 10 * float(jnp.finfo(sizes.dtype).eps)
-    shares = jnp.linalg.solve(
-        products / (sizes[:, None] * sizes)
-        + eps * jnp.eye(MEMORY, dtype=sizes.dtype),
-        jax.vmap(dot, (0, None))(changes, residual) / sizes,
+    scale = 1 / jnp.where(sizes > 0, sizes, 1)
+    ridge = 10 * jnp.finfo(scale.dtype).eps * jnp.eye(MEMORY, dtype=scale.dtype)
+    shares = scale * jnp.linalg.solve(
+        products * jnp.outer(scale, scale) + ridge,
+        scale * jax.vmap(dot, (0, None))(changes, residual),
     )
-    shares = shares / sizes
     return jax.tree.map(
         lambda r, m, c: r - jnp.tensordot(shares.astype(r.dtype), m + c, 1),
         residual,
