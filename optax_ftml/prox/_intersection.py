@@ -112,7 +112,7 @@ def intersection(
         def solve(x, s, *rest):
             def step(z, _):
                 theta, residuals = in_turn(z, x, s, *rest)
-                return residuals, _goes_on(theta, residuals, x, s, tolerance)
+                return residuals, _goes_on(z, theta, residuals, x, s, tolerance)
 
             return _fixed_point.iterate(step, start, max_iterations).z, ()
 
@@ -129,16 +129,18 @@ def intersection(
     return f
 
 
-def _goes_on(theta, residuals, x, s, tolerance):
+def _goes_on(z, theta, residuals, x, s, tolerance):
     """Whether the proxes' points are too far apart."""
 
-    def beyond_rounding(residual, theta, x, s):
+    def beyond_rounding(residual, z, theta, x, s):
         size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
-        return jnp.maximum(
-            jnp.abs(residual) - 4 * jnp.finfo(x.dtype).eps * size, 0
-        )
+        rounding = 4 * jnp.finfo(x.dtype).eps * (size + jnp.abs(z))
+        return jnp.maximum(jnp.abs(residual) - rounding, 0)
 
-    apart = [each(beyond_rounding, r, theta, x, s) for r in residuals]
+    apart = [
+        each(beyond_rounding, r, z_k, theta, x, s)
+        for r, z_k in zip(residuals, z, strict=True)
+    ]
     moved = each(lambda theta, x, s: (theta - x) / jnp.sqrt(s), theta, x, s)
     # The points are nearer to each other than to the solution.
     return dot(apart, apart) > (tolerance / 100) ** 2 * dot(moved, moved)
