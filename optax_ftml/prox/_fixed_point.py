@@ -1,9 +1,13 @@
 """Proxes that iterate: Anderson's acceleration, guarded, and the derivative.
 
-Proxes without a formula repeat z -> z + residual(z) until the residual
-vanishes. From one z to the next it tells how it changes, and the iteration goes
-to where the last few changes say that it is 0. Where the residual turns out
-larger than before, it goes back to the best z and takes the plain step.
+Proxes without a formula repeat z -> z + residual(z), which moves no two points
+apart, until the residual vanishes. How it changed over the last few moves says
+where it would be 0 if it were linear, and the iteration goes there. It stays
+where the residual still points along the move. Where that points back, the move
+went too far, and the plain step from the point before is taken instead. (A
+smaller residual would not do as a test: it can be small far from the solution,
+where it is all but constant.) While the residual hardly changes the steps
+double.
 """
 
 import functools
@@ -23,7 +27,9 @@ from optax_ftml.prox import _slices
 
 Arrays = list[jax.Array]
 
-MEMORY = 5  # steps
+MEMORY = 3  # moves
+BACK = 0.1  # how far the residual may point back, of how far it pointed along
+CONSTANT = 0.03  # the relative change below which a residual is constant
 FIRST = 100.0  # the relative step size where there has been no gradient yet
 
 
@@ -31,23 +37,24 @@ class _State(NamedTuple):
     """Where the iteration stands.
 
     Attributes:
-        z: Where the residual comes next.
-        best: The z of the smallest residual so far.
-        residual: That residual.
-        size: Its norm; the largest number where there is none.
-        is_plain: Whether z is a plain step from there.
-        steps: For each of the last steps (an axis in front) what it adds to z
-            and its residual, and to the residual: orthogonal, of norm 1.
+        z: The last point that was good enough to stay.
+        residual: Its residual.
+        move: What is added to z next.
+        is_plain: Whether that is the residual.
+        stretch: How many residuals long a move is where these are constant.
+        moves: The last moves, with an axis in front.
+        changes: What they added to the residual.
         goes_on: Whether the solution is not yet good enough.
         number: How many residuals there have been.
     """
 
     z: Any
-    best: Any
     residual: Any
-    size: jax.Array  # ()
+    move: Any
     is_plain: jax.Array  # () bool
-    steps: tuple[Any, Any]
+    stretch: jax.Array  # ()
+    moves: Any
+    changes: Any
     goes_on: jax.Array  # () bool
     number: jax.Array  # () int32
 
@@ -66,54 +73,44 @@ def iterate(
         max_steps: How many residuals to take at most.
     """
     dtype = _numerics.at_least_float32(*jax.tree.leaves(start))
-    none_yet = jnp.asarray(jnp.finfo(dtype).max, dtype)
 
     def step(now):
-        residual_, goes_on = residual(now.z, now.number)
-        size = jnp.sqrt(dot(residual_, residual_))
-        is_first = now.size == none_yet
-        is_worse = (size > now.size) & ~now.is_plain & goes_on
-
-        moved, change = (
-            jax.tree.map(lambda a, b: jnp.where(is_first, 0, a - b), *pair)
-            for pair in ((now.z, now.best), (residual_, now.residual))
+        z = jax.tree.map(jnp.add, now.z, now.move)
+        there, goes_on = residual(z, now.number)
+        change = jax.tree.map(
+            lambda new, old: jnp.where(now.number == 0, 0, new - old),
+            there,
+            now.residual,
         )
-        new = jax.tree.map(jnp.add, moved, change), change
-        along = jax.vmap(dot, (0, None))(now.steps[1], change)
-        new = jax.tree.map(jnp.subtract, new, _combine(along, now.steps))
-        norm = jnp.sqrt(dot(new[1], new[1]))
-        is_new = norm > jnp.sqrt(jnp.finfo(dtype).eps * dot(change, change))
-        scale = jnp.where(is_new, 1 / jnp.where(is_new, norm, 1), 0)
-        steps = jax.tree.map(
-            lambda steps, a: steps.at[now.number % MEMORY].set(
-                a * scale.astype(a.dtype)
-            ),
-            now.steps,
-            new,
+        moves, changes = jax.tree.map(
+            lambda last, new: last.at[now.number % MEMORY].set(new),
+            (now.moves, now.changes),
+            (now.move, change),
         )
-
-        best, residual_ = jax.tree.map(
-            lambda old, new: jnp.where(is_worse, old, new),
-            (now.best, now.residual),
-            (now.z, residual_),
+        along = dot(there, now.move) >= -BACK * dot(now.residual, now.move)
+        stays = along | now.is_plain | ~goes_on
+        z, r = jax.tree.map(
+            functools.partial(jnp.where, stays),
+            (z, there),
+            (now.z, now.residual),
         )
-        gains = jax.vmap(dot, (0, None))(steps[1], residual_)
-        gains = jnp.where(is_worse, 0, gains)
-        z = jax.tree.map(
-            lambda z, r, c: z + r - c,
-            best,
-            residual_,
-            _combine(gains, steps[0]),
+        is_constant = stays & (
+            dot(change, change) < CONSTANT**2 * dot(now.residual, now.residual)
         )
-        # From time to time it starts afresh, for the step is not linear.
-        is_full = now.number % (MEMORY + 1) == MEMORY
+        stretch = jnp.where(is_constant, 2 * now.stretch, 1)
+        plain = jax.tree.map(lambda r: r * stretch.astype(r.dtype), r)
+        move = _anderson(r, moves, changes)
+        is_plain = ~stays | is_constant | (dot(r, move) <= 0)
         return _State(
             z=z,
-            best=best,
-            residual=residual_,
-            size=jnp.where(is_worse, now.size, size),
-            is_plain=is_worse | is_first,
-            steps=jax.tree.map(lambda a: jnp.where(is_full, 0, a), steps),
+            residual=r,
+            move=jax.tree.map(
+                functools.partial(jnp.where, is_plain), plain, move
+            ),
+            is_plain=is_plain & ~is_constant,
+            stretch=stretch,
+            moves=moves,
+            changes=changes,
             goes_on=goes_on,
             number=now.number + 1,
         )
@@ -125,14 +122,33 @@ def iterate(
         step,
         _State(
             z=start,
-            best=zeros,
             residual=zeros,
-            size=none_yet,
-            is_plain=jnp.zeros([], bool),
-            steps=(none, none),
+            move=zeros,
+            is_plain=jnp.ones([], bool),
+            stretch=jnp.ones([], dtype),
+            moves=none,
+            changes=none,
             goes_on=jnp.ones([], bool),
             number=jnp.zeros([], jnp.int32),
         ),
+    )
+
+
+def _anderson(residual, moves, changes):
+    """Returns the move to where the residual is 0, if it is linear."""
+    products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
+    sizes = jnp.sqrt(jnp.diagonal(products))
+    scale = 1 / jnp.where(sizes > 0, sizes, 1)
+    ridge = 10 * jnp.finfo(scale.dtype).eps * jnp.eye(MEMORY, dtype=scale.dtype)
+    shares = scale * jnp.linalg.solve(
+        products * jnp.outer(scale, scale) + ridge,
+        scale * jax.vmap(dot, (0, None))(changes, residual),
+    )
+    return jax.tree.map(
+        lambda r, m, c: r - jnp.tensordot(shares.astype(r.dtype), m + c, 1),
+        residual,
+        moves,
+        changes,
     )
 
 
@@ -142,12 +158,6 @@ def dot(a: Any, b: Any) -> jax.Array:
     dtype = _numerics.at_least_float32(*products)
     sums = [jnp.sum(x).astype(dtype) for x in products]
     return functools.reduce(jnp.add, sums)
-
-
-def _combine(factors, steps):
-    return jax.tree.map(
-        lambda a: jnp.tensordot(factors.astype(a.dtype), a, 1), steps
-    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -38,6 +38,11 @@ CASES = {
         lambda t: [t[1:] >= t[:-1], cp.norm2(t) <= 1],
         (6,),
     ),
+    "three that share bounds": (
+        [prox.simplex(axis=0), prox.simplex(axis=1), prox.box(0.0, 0.4)],
+        lambda t: [t >= 0, cp.sum(t, 0) == 1, cp.sum(t, 1) == 1, t <= 0.4],
+        (4, 4),
+    ),
 }
 
 
@@ -60,20 +65,20 @@ def test_it_is_what_a_solver_finds(x64, name):
     proxes, constraints, shape = CASES[name]
     f = jax.jit(prox.intersection(*proxes))
     rng = np.random.default_rng(1)
-    for decades, error in ((2, 1e-6), (2, 1e-6), (4, 1e-4)):
+    errors = [(2, 1e-6, 1e-5)] * 10 + [(4, 1e-4, 2e-4)] * 10
+    for decades, error, error32 in errors:
         leader, step_size = cases.draw(rng, decades=decades, shape=shape)
         theta = f(leader, step_size)
         expected = nearest(constraints, leader, step_size)
         # The solver itself is not always closer where the set is curved.
         slack = 1e-4 if name == "monotone in a ball" else 0
         np.testing.assert_allclose(theta, expected, atol=error + slack)
-        # In float32, too.
         narrow = f(jnp.float32(leader), jnp.float32(step_size))
-        np.testing.assert_allclose(narrow, theta, atol=10 * error + slack)
+        np.testing.assert_allclose(narrow, expected, atol=error32 + slack)
 
 
 def test_what_is_feasible_comes_back_bit_for_bit():
-    f = prox.intersection(prox.simplex(), prox.box(0.0, 0.4))
+    f = jax.jit(prox.intersection(prox.simplex(), prox.box(0.0, 0.4)))
     point = jnp.array([0.4, 0.3, 0.3, 0.0])
     for s in (jnp.ones(4), jnp.geomspace(1e-6, 1, 4), jnp.zeros(4)):
         np.testing.assert_array_equal(f(point, s), point)
@@ -81,7 +86,7 @@ def test_what_is_feasible_comes_back_bit_for_bit():
 
 def test_a_share_without_a_gradient_gives_way():
     never = 2.0**63
-    f = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
+    f = jax.jit(prox.intersection(prox.simplex(), prox.box(0.0, 0.6)))
     theta = f(jnp.array([0.5, 0.4, 0.4]), jnp.array([1.0, 1.0, never]))
     np.testing.assert_allclose(theta, [0.5, 0.4, 0.1], atol=5e-3)
 
@@ -104,14 +109,16 @@ def test_trees_and_derivatives(x64):
     ours = jax.jit(jax.value_and_grad(lambda x, s: split(both, x, s), (0, 1)))(
         leader, s
     )
-    theirs = jax.value_and_grad(lambda x, s: weight @ one(x, s), (0, 1))(
-        leader, s
-    )
+    theirs = jax.jit(
+        jax.value_and_grad(lambda x, s: weight @ one(x, s), (0, 1))
+    )(leader, s)
     for a, b in zip(
         jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    _, forward = jax.jvp(lambda x: split(both, x, s), (leader,), (weight,))
+    _, forward = jax.jit(
+        lambda x, dx: jax.jvp(lambda x: split(both, x, s), (x,), (dx,))
+    )(leader, weight)
     np.testing.assert_allclose(forward, weight @ ours[1][0], atol=1e-6)
 
 
