@@ -18,25 +18,36 @@ OPTIMIZERS = {
     "ftml": lambda lr, f: optax_ftml.ftml(lr, prox=f),
     "proximal_adam": lambda lr, f: optax_ftml.proximal_adam(lr, prox=f),
 }
-TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0])
+TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0], np.float32)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def soft_threshold(x, strength):
+    return np.sign(x) * np.maximum(np.abs(x) - strength, 0)
+
+
+def shrink_to_ball(x, radius):
+    return x / max(np.linalg.norm(x) / radius, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_strength_that_warms_up(name, dtype):
-    """Ends at the soft threshold of the last strength, in one program."""
-    traces = []
+@pytest.mark.parametrize(
+    ("penalty", "first", "last", "solution"),
+    [(prox.l1, 0.0, 0.5, soft_threshold), (prox.l2_ball, 4, 1, shrink_to_ball)],
+    ids=["strength that warms up", "radius that shrinks"],
+)
+def test_numbers_that_change(name, dtype, penalty, first, last, solution):
+    """Ends at the last number's solution, in one program, with donation."""
 
-    def make(learning_rate, strength):
-        return OPTIMIZERS[name](learning_rate, prox.l1(strength))
+    def make(learning_rate, number):
+        return OPTIMIZERS[name](learning_rate, penalty(number))
 
     optimizer = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(
         learning_rate=optax.cosine_decay_schedule(0.3, 400),
-        strength=optax.linear_schedule(0.0, 0.5, 100),
+        number=optax.linear_schedule(first, last, 100),
     )
 
     def step(params, state):
-        traces.append(None)
         grads = (params - TARGET).astype(dtype)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
@@ -44,53 +55,27 @@ def test_strength_that_warms_up(name, dtype):
     step = jax.jit(step, donate_argnums=(0, 1))
     params = jnp.ones(TARGET.shape, dtype)
     state = optimizer.init(params)
-    dtypes = jax.tree.map(lambda x: x.dtype, state)
     for t in range(400):
-        before, last_state = params, state
-        params, state = step(before, last_state)
-        donated = [before, *jax.tree.leaves(last_state.inner_state)]
-        assert all(x.is_deleted() for x in donated)
-        expected = 0.5 * min(t / 100, 1)
-        assert np.isclose(state.hyperparams["strength"], expected)
-    assert len(traces) == 1
-    assert jax.tree.map(lambda x: x.dtype, state) == dtypes
+        params, state = step(params, state)
+        expected = first + (last - first) * min(t / 100, 1)
+        assert np.isclose(state.hyperparams["number"], expected)
+    assert step._cache_size() == 1
     assert params.dtype == dtype
-    expected = np.sign(TARGET) * np.maximum(np.abs(TARGET) - 0.5, 0)
-    np.testing.assert_array_equal(params == 0, expected == 0)
-    tolerance = {jnp.float32: 1e-3, jnp.bfloat16: 0.1}[dtype]
-    np.testing.assert_allclose(
-        params.astype(jnp.float32), expected, atol=tolerance
-    )
+    end = solution(TARGET, last)
+    if penalty is prox.l1:  # Its zeros are exact.
+        np.testing.assert_array_equal(params == 0, end == 0)
+    tolerance = {"float32": 1e-3, "bfloat16": 0.1}[dtype]
+    np.testing.assert_allclose(np.float32(params), end, atol=tolerance)
 
 
-def test_radius_that_shrinks():
-    def make(learning_rate, radius):
-        return optax_ftml.ftml(learning_rate, prox=prox.l2_ball(radius))
-
-    optimizer = optax.inject_hyperparams(make)(
-        learning_rate=0.05, radius=optax.linear_schedule(4.0, 1.0, 50)
-    )
-    params = jnp.zeros(6)
-    state = optimizer.init(params)
-    step = jax.jit(optimizer.update)
-    for t in range(100):
-        updates, state = step(params - jnp.array(TARGET), state, params)
-        params = optax.apply_updates(params, updates)
-        radius = max(4 - 3 * t / 50, 1)
-        assert np.linalg.norm(params) <= radius * (1 + 1e-6)
-    assert np.isclose(np.linalg.norm(params), 1, rtol=1e-5)
+def group_lasso(strength):
+    return prox.group_lasso(strength, axis=1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
     ("penalty", "size"),
-    [
-        (prox.l1, jnp.abs),
-        (
-            lambda strength: prox.group_lasso(strength, axis=1),
-            lambda g: jnp.linalg.norm(g, axis=1),
-        ),
-    ],
+    [(prox.l1, jnp.abs), (group_lasso, lambda g: jnp.linalg.norm(g, axis=1))],
     ids=["l1", "group_lasso"],
 )
 def test_smallest_strength_at_which_all_is_zero(name, penalty, size):
@@ -104,154 +89,120 @@ def test_smallest_strength_at_which_all_is_zero(name, penalty, size):
         return optax.losses.sigmoid_binary_cross_entropy(logits, y).mean()
 
     @jax.jit
+    @jax.vmap
     def train(strength):
-        optimizer = OPTIMIZERS[name](
-            optax.cosine_decay_schedule(0.05, 1500),
-            prox.by_path({"w": penalty(strength)}),
-        )
+        schedule = optax.cosine_decay_schedule(0.05, 1500)
+        free_bias = prox.by_path({"w": penalty(strength)})
+        optimizer = OPTIMIZERS[name](schedule, free_bias)
 
-        def step(carry, _):
+        def step(_, carry):
             params, state = carry
-            grads = jax.grad(loss)(params)
-            updates, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
+            updates, state = optimizer.update(
+                jax.grad(loss)(params), state, params
+            )
+            return optax.apply_updates(params, updates), state
 
         params = {"w": jnp.full((4, 2), 0.1), "b": jnp.zeros([])}
         carry = params, optimizer.init(params)
-        return jax.lax.scan(step, carry, length=1500)[0][0]["w"]
+        return jax.lax.fori_loop(0, 1500, step, carry)[0]["w"]
 
     bias = jnp.log(y.mean() / (1 - y.mean()))
     grads = jax.grad(loss)({"w": jnp.zeros((4, 2)), "b": bias})
-    largest = size(grads["w"]).max()
-    assert (train(1.03 * largest) == 0).all()
-    assert (train(0.97 * largest) != 0).any()
+    above, below = train(size(grads["w"]).max() * jnp.array([1.03, 0.97]))
+    assert not above.any()
+    assert below.any()
 
 
 @pytest.fixture(scope="module")
 def page():
     """What the page on smaller networks defines, without its training."""
     path = pathlib.Path(__file__).parents[1] / "docs" / "smaller_networks.md"
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text())
     namespace = {}
-    for block in re.findall(
-        r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
-    ):
-        if not re.search(r"^(model|leaves) = ", block, re.MULTILINE):
+    for block in blocks:
+        if not re.search(r"(?m)^(model|leaves) = ", block):
             exec(compile(block, path.name, "exec"), namespace)
     return namespace
 
 
-def _network(page, model, groups):
-    """Returns random leaves, some groups 0, and v, 0 for the first group."""
+def random_leaves(page, model):
+    """Returns the leaves by path, and a v of ones."""
     rng = np.random.default_rng(0)
     leaves = page["leaves_by_path"](nnx.state(model))
-    leaves = {
-        path: np.float32(rng.uniform(0.5, 1.5, x.shape))
-        if path.endswith("var")
-        else np.float32(rng.normal(size=x.shape) / np.sqrt(x.size))
-        for path, x in leaves.items()
-    }
-    v = {path: np.ones_like(x) for path, x in leaves.items()}
-    for axis, off in groups:
-        for path, axes in axis.items():
-            (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axes))
-            np.moveaxis(leaves[path], unit, 0)[off] = 0
-            np.moveaxis(v[path], unit, 0)[0] = 0
-    return leaves, v
+    for path, x in leaves.items():
+        is_variance = path.endswith("var")
+        draw = rng.normal(size=x.shape) / np.sqrt(x.size)
+        leaves[path] = np.float32(draw**2 + 0.5 if is_variance else draw)
+    return leaves, {path: np.ones_like(x) for path, x in leaves.items()}
 
 
-def _same_outputs(large, small, x):
+def turn_off(leaves, group, units):
+    for path, axes in group.items():
+        (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axes))
+        np.moveaxis(leaves[path], unit, 0)[units] = 0
+
+
+def assert_same_outputs(large, small, x):
+    large.eval(), small.eval()
     expected = np.asarray(large(x))
     largest = np.abs(expected).max()
     assert largest > 0.01
     np.testing.assert_allclose(small(x), expected, atol=1e-6 * largest)
 
 
+@pytest.mark.slow
 def test_smaller_dense_network(page):
     """Without what is 0, and without a unit that never had a gradient."""
-    groups = page["HIDDEN"]
-    model = page["Dense"](12, nnx.Rngs(0))
-    leaves, v = _network(page, model, [(groups, [3, 5, 6])])
-    leaves["hidden/bias"][0] = -100  # off for every example
-    on = page["units_on"](leaves, v, groups)
+    model, small = (page["Dense"](n, nnx.Rngs(0)) for n in (12, 8))
+    leaves, v = random_leaves(page, model)
+    turn_off(leaves, page["HIDDEN"], [3, 5, 6])
+    turn_off(v, page["HIDDEN"], [0])
+    leaves["hidden/bias"][0] = -100  # Off for every example.
+    on = page["units_on"](leaves, v, page["HIDDEN"])
     assert np.flatnonzero(~on).tolist() == [0, 3, 5, 6]
-    small = page["fill"](
-        page["Dense"](8, nnx.Rngs(0)), page["keep"](leaves, groups, on)
-    )
+    page["fill"](small, page["keep"](leaves, page["HIDDEN"], on))
     x = jax.random.normal(jax.random.key(0), (50, 64))
-    _same_outputs(page["fill"](model, leaves), small, x)
+    assert_same_outputs(page["fill"](model, leaves), small, x)
 
 
+@pytest.mark.slow
 def test_smaller_residual_network(page):
-    stream, inner = page["STREAM"], page["INNER"]
-    model = page["Residual"](6, 5, nnx.Rngs(0))
-    leaves, v = _network(page, model, [(stream, [1, 4]), (inner, [2])])
-    v = {path: np.ones_like(x) for path, x in v.items()}
-    on = page["units_on"](leaves, v, stream)
-    inner_on = page["units_on"](leaves, v, inner)
-    assert np.flatnonzero(~on).tolist() == [1, 4]
-    assert np.flatnonzero(~inner_on).tolist() == [2]
-    small = page["fill"](
-        page["Residual"](4, 4, nnx.Rngs(0)),
-        page["keep_channels"](leaves, on, inner_on),
-    )
-    large = page["fill"](model, leaves)
-    large.eval(), small.eval()
+    make = page["Residual"]
+    model, small = (make(*n, nnx.Rngs(0)) for n in ((6, 5), (4, 4)))
+    leaves, v = random_leaves(page, model)
+    off = {"STREAM": [1, 4], "INNER": [2]}
+    for group, units in off.items():
+        turn_off(leaves, page[group], units)
+    on = [page["units_on"](leaves, v, page[group]) for group in off]
+    assert [np.flatnonzero(~x).tolist() for x in on] == list(off.values())
+    page["fill"](small, page["keep_channels"](leaves, *on))
     x = jax.random.normal(jax.random.key(0), (20, 8, 8, 1))
-    _same_outputs(large, small, x)
+    assert_same_outputs(page["fill"](model, leaves), small, x)
 
 
 A, B = np.array([1.0, 2.0, -1.0, 0.5]), 0.3
+# The name of Optax's projection, its arguments, and the prox here.
 EUCLIDEAN = {
-    "non_negative": (prox.non_negative(), projections.projection_non_negative),
-    "box": (
-        prox.box(-0.2, 0.4),
-        lambda x: projections.projection_box(x, -0.2, 0.4),
-    ),
-    "hypercube": (
-        prox.box(0, 0.4),
-        lambda x: projections.projection_hypercube(x, 0.4),
-    ),
-    "linf_ball": (
-        prox.box(-0.4, 0.4),
-        lambda x: projections.projection_linf_ball(x, 0.4),
-    ),
-    "simplex": (
-        prox.simplex(0.4),
-        lambda x: projections.projection_simplex(x, 0.4),
-    ),
-    "l1_ball": (
-        prox.l1_ball(0.4),
-        lambda x: projections.projection_l1_ball(x, 0.4),
-    ),
-    "l2_ball": (
-        prox.l2_ball(0.4),
-        lambda x: projections.projection_l2_ball(x, 0.4),
-    ),
-    "l2_sphere": (
-        prox.l2_sphere(0.4),
-        lambda x: projections.projection_l2_sphere(x, 0.4),
-    ),
-    "hyperplane": (
-        prox.hyperplane(A, B),
-        lambda x: projections.projection_hyperplane(x, A, B),
-    ),
-    "halfspace": (
-        prox.halfspace(A, B),
-        lambda x: projections.projection_halfspace(x, A, B),
-    ),
+    "non_negative": ((), prox.non_negative()),
+    "box": ((-0.2, 0.4), prox.box(-0.2, 0.4)),
+    "hypercube": ((0.4,), prox.box(0, 0.4)),
+    "linf_ball": ((0.4,), prox.box(-0.4, 0.4)),
+    "simplex": ((0.4,), prox.simplex(0.4)),
+    "l1_ball": ((0.4,), prox.l1_ball(0.4)),
+    "l2_ball": ((0.4,), prox.l2_ball(0.4)),
+    "l2_sphere": ((0.4,), prox.l2_sphere(0.4)),
+    "hyperplane": ((A, B), prox.hyperplane(A, B)),
+    "halfspace": ((A, B), prox.halfspace(A, B)),
 }
-EUCLIDEAN = {  # The oldest Optax has not all of them.
-    name: pair
-    for name, pair in EUCLIDEAN.items()
-    if hasattr(projections, f"projection_{name}")
-}
+# The oldest Optax has not all of them.
+HERE = [k for k in EUCLIDEAN if hasattr(projections, f"projection_{k}")]
 
 
-@pytest.mark.parametrize("name", EUCLIDEAN)
+@pytest.mark.parametrize("name", HERE)
 def test_table_of_projections(name):
     """With equal step sizes it is Optax's Euclidean projection."""
-    ours, theirs = EUCLIDEAN[name]
+    arguments, ours = EUCLIDEAN[name]
     x = jnp.array([0.9, 0.7, -0.6, 0.1])
-    np.testing.assert_allclose(
-        ours(x, jnp.full(4, 0.3)), theirs(x), atol=1e-6, rtol=1e-5
-    )
+    theirs = getattr(projections, f"projection_{name}")(x, *arguments)
+    actual = ours(x, jnp.full(4, 0.3))
+    np.testing.assert_allclose(actual, theirs, atol=1e-6, rtol=1e-5)
