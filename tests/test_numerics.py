@@ -1,5 +1,7 @@
 """The contract about numbers: its four rules, and the functions behind them."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -101,26 +103,24 @@ def test_rule_2_step_sizes_say_where_nothing_resists(x64, make, rate, eps):
 
 @pytest.mark.parametrize("form", [*FORMS, "box"])
 def test_rule_3_any_learning_rates_give_finite_steps(form):
+    box = optax_ftml.prox.box(-1.0, 1.0)
+    forms = FORMS | {"box": functools.partial(optax_ftml.ftml, prox=box)}
     steps = 1200
     rng = np.random.default_rng(0)
     jumps = 10.0 ** rng.uniform(-38, 18, steps) * (rng.random(steps) < 0.8)
     falling = 0.1 * 0.9 ** np.arange(steps)  # Down to 1e-45 and 0.
-    rates = jnp.array([jumps, falling, np.full(steps, 1e18), 0 * jumps])
-    params = jnp.array([0.5, -0.5, 0.0])
+    constant = np.full((2, steps), [[1e18], [1e-30]])
+    rates = jnp.array([jumps, falling, *constant])
+    params = jnp.array([2.0, -2.0, 0.0])  # Not in the box.
 
     def with_rates(rates, scale):
-        box = optax_ftml.prox.box(-1.0, 1.0)
-        make, options = FORMS.get(form, optax_ftml.ftml), {}
-        if form == "box":
-            options = {"prox": box}
         grads = scale * jnp.array([1.0, -1.0, 0.0])
-        optimizer = make(lambda t: rates[t], **options)
+        optimizer = forms[form](lambda t: rates[t])
         return run(optimizer, params, lambda t: grads, steps)
 
     each = jax.vmap(jax.vmap(with_rates, (None, 0)), (0, None))
     _, updates, state = jax.jit(each)(rates, jnp.array([1e30, 30.0, 1e-9]))
     chex.assert_tree_all_finite((updates, state))
-    np.testing.assert_array_equal(np.any(updates, (1, 2, 3)), [1, 1, 1, 0])
     assert not np.any(updates[..., 2])
 
 

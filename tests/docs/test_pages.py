@@ -23,7 +23,7 @@ BLOCKS = {
     )
     for path in sorted(DOCS.glob("*.md"))
 }
-SLOW = ("constraints", "smaller_networks", "writing_a_prox")
+SLOW = ("constraints", "several_sets", "smaller_networks", "structure")
 PAGES = [
     pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
     for page in BLOCKS
