@@ -101,6 +101,14 @@ def test_rule_2_step_sizes_say_where_nothing_resists(x64, make, rate, eps):
     assert rate or not any(np.any(u) for u in updates.values())
 
 
+@pytest.mark.parametrize("name", ["simplex", "l1_ball"])
+def test_rule_2_a_set_moves_first_what_had_no_gradient(name):
+    prox = getattr(optax_ftml.prox, name)()
+    step_size = jnp.array([1.0, 0.01, _numerics.bound(jnp.float32)])
+    theta = prox(jnp.array([0.3, 0.4, 0.9]), step_size)
+    np.testing.assert_allclose(theta, [0.3, 0.4, 0.3], atol=1e-6)
+
+
 @pytest.mark.parametrize("form", [*FORMS, "box"])
 def test_rule_3_any_learning_rates_give_finite_steps(form):
     box = optax_ftml.prox.box(-1.0, 1.0)
