@@ -18,7 +18,7 @@ OPTIMIZERS = {
     "ftml": lambda lr, f: optax_ftml.ftml(lr, prox=f),
     "proximal_adam": lambda lr, f: optax_ftml.proximal_adam(lr, prox=f),
 }
-TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0], np.float32)
+TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0])
 
 
 def soft_threshold(x, strength):
@@ -117,10 +117,11 @@ def test_smallest_strength_at_which_all_is_zero(name, penalty, size):
 def page():
     """What the page on smaller networks defines, without its training."""
     path = pathlib.Path(__file__).parents[1] / "docs" / "smaller_networks.md"
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text())
     namespace = {}
-    for block in blocks:
-        if not re.search(r"(?m)^(model|leaves) = ", block):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        if not re.search(r"^(model|leaves) = ", block, re.MULTILINE):
             exec(compile(block, path.name, "exec"), namespace)
     return namespace
 
@@ -181,28 +182,57 @@ def test_smaller_residual_network(page):
 
 
 A, B = np.array([1.0, 2.0, -1.0, 0.5]), 0.3
-# The name of Optax's projection, its arguments, and the prox here.
 EUCLIDEAN = {
-    "non_negative": ((), prox.non_negative()),
-    "box": ((-0.2, 0.4), prox.box(-0.2, 0.4)),
-    "hypercube": ((0.4,), prox.box(0, 0.4)),
-    "linf_ball": ((0.4,), prox.box(-0.4, 0.4)),
-    "simplex": ((0.4,), prox.simplex(0.4)),
-    "l1_ball": ((0.4,), prox.l1_ball(0.4)),
-    "l2_ball": ((0.4,), prox.l2_ball(0.4)),
-    "l2_sphere": ((0.4,), prox.l2_sphere(0.4)),
-    "hyperplane": ((A, B), prox.hyperplane(A, B)),
-    "halfspace": ((A, B), prox.halfspace(A, B)),
+    "non_negative": (prox.non_negative(), projections.projection_non_negative),
+    "box": (
+        prox.box(-0.2, 0.4),
+        lambda x: projections.projection_box(x, -0.2, 0.4),
+    ),
+    "hypercube": (
+        prox.box(0, 0.4),
+        lambda x: projections.projection_hypercube(x, 0.4),
+    ),
+    "linf_ball": (
+        prox.box(-0.4, 0.4),
+        lambda x: projections.projection_linf_ball(x, 0.4),
+    ),
+    "simplex": (
+        prox.simplex(0.4),
+        lambda x: projections.projection_simplex(x, 0.4),
+    ),
+    "l1_ball": (
+        prox.l1_ball(0.4),
+        lambda x: projections.projection_l1_ball(x, 0.4),
+    ),
+    "l2_ball": (
+        prox.l2_ball(0.4),
+        lambda x: projections.projection_l2_ball(x, 0.4),
+    ),
+    "l2_sphere": (
+        prox.l2_sphere(0.4),
+        lambda x: projections.projection_l2_sphere(x, 0.4),
+    ),
+    "hyperplane": (
+        prox.hyperplane(A, B),
+        lambda x: projections.projection_hyperplane(x, A, B),
+    ),
+    "halfspace": (
+        prox.halfspace(A, B),
+        lambda x: projections.projection_halfspace(x, A, B),
+    ),
 }
-# The oldest Optax has not all of them.
-HERE = [k for k in EUCLIDEAN if hasattr(projections, f"projection_{k}")]
+EUCLIDEAN = {  # The oldest Optax has not all of them.
+    name: pair
+    for name, pair in EUCLIDEAN.items()
+    if hasattr(projections, f"projection_{name}")
+}
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", EUCLIDEAN)
 def test_table_of_projections(name):
     """With equal step sizes it is Optax's Euclidean projection."""
-    arguments, ours = EUCLIDEAN[name]
+    ours, theirs = EUCLIDEAN[name]
     x = jnp.array([0.9, 0.7, -0.6, 0.1])
-    theirs = getattr(projections, f"projection_{name}")(x, *arguments)
-    actual = ours(x, jnp.full(4, 0.3))
-    np.testing.assert_allclose(actual, theirs, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(
+        ours(x, jnp.full(4, 0.3)), theirs(x), atol=1e-6, rtol=1e-5
+    )
