@@ -196,3 +196,15 @@ def test_vmap_over_optimizers(name):
     for i, rate in enumerate((0.1, 0.001)):
         expected, _ = plain(name, rate)
         assert_close(jax.tree.map(lambda x, i=i: x[i], actual), expected)
+
+
+@pytest.mark.parametrize("order", ["1.x", "2.x"])
+def test_mxnet_s_rules_are_optax_s_own_in_a_chain(order):
+    rules = [optax.clip(0.5), optax.add_decayed_weights(0.3)]
+    if order == "1.x":
+        rules.reverse()
+    chain = optax.chain(optax.scale(2.0), *rules, optax_ftml.ftml(0.1))
+    optimizer = mxnet.ftml(
+        0.1, wd=0.3, clip_gradient=0.5, rescale_grad=2.0, order=order
+    )
+    assert_close(run(optimizer)[0], run(chain)[0])
