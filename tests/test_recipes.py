@@ -126,59 +126,64 @@ def page():
     return namespace
 
 
-def random_leaves(page, model):
-    """Returns the leaves by path, and a v of ones."""
+def _network(page, model, groups):
+    """Returns random leaves, some groups 0, and v, 0 for the first group."""
     rng = np.random.default_rng(0)
     leaves = page["leaves_by_path"](nnx.state(model))
-    for path, x in leaves.items():
-        is_variance = path.endswith("var")
-        draw = rng.normal(size=x.shape) / np.sqrt(x.size)
-        leaves[path] = np.float32(draw**2 + 0.5 if is_variance else draw)
-    return leaves, {path: np.ones_like(x) for path, x in leaves.items()}
+    leaves = {
+        path: np.float32(rng.uniform(0.5, 1.5, x.shape))
+        if path.endswith("var")
+        else np.float32(rng.normal(size=x.shape) / np.sqrt(x.size))
+        for path, x in leaves.items()
+    }
+    v = {path: np.ones_like(x) for path, x in leaves.items()}
+    for axis, off in groups:
+        for path, axes in axis.items():
+            (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axes))
+            np.moveaxis(leaves[path], unit, 0)[off] = 0
+            np.moveaxis(v[path], unit, 0)[0] = 0
+    return leaves, v
 
 
-def turn_off(leaves, group, units):
-    for path, axes in group.items():
-        (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axes))
-        np.moveaxis(leaves[path], unit, 0)[units] = 0
-
-
-def assert_same_outputs(large, small, x):
-    large.eval(), small.eval()
+def _same_outputs(large, small, x):
     expected = np.asarray(large(x))
     largest = np.abs(expected).max()
     assert largest > 0.01
     np.testing.assert_allclose(small(x), expected, atol=1e-6 * largest)
 
 
-@pytest.mark.slow
 def test_smaller_dense_network(page):
     """Without what is 0, and without a unit that never had a gradient."""
-    model, small = (page["Dense"](n, nnx.Rngs(0)) for n in (12, 8))
-    leaves, v = random_leaves(page, model)
-    turn_off(leaves, page["HIDDEN"], [3, 5, 6])
-    turn_off(v, page["HIDDEN"], [0])
-    leaves["hidden/bias"][0] = -100  # Off for every example.
-    on = page["units_on"](leaves, v, page["HIDDEN"])
+    groups = page["HIDDEN"]
+    model = page["Dense"](12, nnx.Rngs(0))
+    leaves, v = _network(page, model, [(groups, [3, 5, 6])])
+    leaves["hidden/bias"][0] = -100  # off for every example
+    on = page["units_on"](leaves, v, groups)
     assert np.flatnonzero(~on).tolist() == [0, 3, 5, 6]
-    page["fill"](small, page["keep"](leaves, page["HIDDEN"], on))
+    small = page["fill"](
+        page["Dense"](8, nnx.Rngs(0)), page["keep"](leaves, groups, on)
+    )
     x = jax.random.normal(jax.random.key(0), (50, 64))
-    assert_same_outputs(page["fill"](model, leaves), small, x)
+    _same_outputs(page["fill"](model, leaves), small, x)
 
 
-@pytest.mark.slow
 def test_smaller_residual_network(page):
-    make = page["Residual"]
-    model, small = (make(*n, nnx.Rngs(0)) for n in ((6, 5), (4, 4)))
-    leaves, v = random_leaves(page, model)
-    off = {"STREAM": [1, 4], "INNER": [2]}
-    for group, units in off.items():
-        turn_off(leaves, page[group], units)
-    on = [page["units_on"](leaves, v, page[group]) for group in off]
-    assert [np.flatnonzero(~x).tolist() for x in on] == list(off.values())
-    page["fill"](small, page["keep_channels"](leaves, *on))
+    stream, inner = page["STREAM"], page["INNER"]
+    model = page["Residual"](6, 5, nnx.Rngs(0))
+    leaves, v = _network(page, model, [(stream, [1, 4]), (inner, [2])])
+    v = {path: np.ones_like(x) for path, x in v.items()}
+    on = page["units_on"](leaves, v, stream)
+    inner_on = page["units_on"](leaves, v, inner)
+    assert np.flatnonzero(~on).tolist() == [1, 4]
+    assert np.flatnonzero(~inner_on).tolist() == [2]
+    small = page["fill"](
+        page["Residual"](4, 4, nnx.Rngs(0)),
+        page["keep_channels"](leaves, on, inner_on),
+    )
+    large = page["fill"](model, leaves)
+    large.eval(), small.eval()
     x = jax.random.normal(jax.random.key(0), (20, 8, 8, 1))
-    assert_same_outputs(page["fill"](model, leaves), small, x)
+    _same_outputs(large, small, x)
 
 
 A, B = np.array([1.0, 2.0, -1.0, 0.5]), 0.3
