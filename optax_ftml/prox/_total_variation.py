@@ -26,7 +26,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
 
     Args:
         strength: At least 0, one for each slice along the axis, in units of the
-            loss a unit of the parameter.
+            loss per unit of the parameter.
         axis: The axis along which the parameters are neighbours.
 
     Returns:

@@ -51,6 +51,6 @@ OPTIONS = """
 
 
 def test_guide_lists_every_option():
-    text = GUIDE.read_text()
+    text = (GUIDE.parent / "api" / "mxnet.md").read_text()
     for option in OPTIONS.split():
         assert f"| `{option}" in text or f", `{option}`" in text
