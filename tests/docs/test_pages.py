@@ -23,7 +23,7 @@ BLOCKS = {
     )
     for path in sorted(DOCS.glob("*.md"))
 }
-SLOW = ("constraints", "several_sets", "smaller_networks", "structure")
+SLOW = ("several_sets", "smaller_networks")
 PAGES = [
     pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
     for page in BLOCKS
