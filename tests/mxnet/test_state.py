@@ -13,7 +13,7 @@ from optax_ftml import mxnet
 from tests.programs import mxnet_network
 
 FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
-NAMES = dict(enumerate(mxnet_network.NAMES))
+NAMES = dict(enumerate(mxnet_network.SHAPES))
 MULTIPLIERS = {
     "lr_mult": mxnet_network.LR_MULT,
     "wd_mult": mxnet_network.WD_MULT,
