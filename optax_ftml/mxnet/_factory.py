@@ -164,13 +164,9 @@ DEFAULTS = {
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     """Returns the learning rate or schedule that MXNet makes of the two."""
-    _checks.check(
-        not callable(learning_rate),
-        "learning_rate",
-        "a number or None (a schedule goes with None, as lr_scheduler)",
-        repr(learning_rate),
-        TypeError,
-    )
+    name, got = "learning_rate", repr(learning_rate)
+    right = "a number or None (a schedule goes with None, as lr_scheduler)"
+    _checks.check(not callable(learning_rate), name, right, got, TypeError)
     if learning_rate is not None:
         _checks.check_hyperparameters(learning_rate=learning_rate)
     if lr_scheduler is None:
@@ -178,12 +174,9 @@ def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     _checks.check_callable("lr_scheduler", lr_scheduler)
     if learning_rate is None:
         return lr_scheduler
-    _checks.check(
-        isinstance(lr_scheduler, _schedulers.Scheduler),
-        "learning_rate",
-        "None with an lr_scheduler that is not MXNet's",
-        learning_rate,
-    )
+    is_mxnets = isinstance(lr_scheduler, _schedulers.Scheduler)
+    right = "None with an lr_scheduler that is not MXNet's"
+    _checks.check(is_mxnets, name, right, got)
     return lr_scheduler.with_base_lr(learning_rate)
 
 
@@ -211,20 +204,17 @@ def factors(
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
-    counting = (
-        _ftml.ScaleByFtmlState,
-        _ftml.FtmlState,
-        optax.ScaleByScheduleState,
-    )
+
+    def is_counting(node):
+        kinds = _ftml.ScaleByFtmlState | _ftml.FtmlState
+        return isinstance(node, kinds | optax.ScaleByScheduleState)
 
     def set_count(node):
-        if isinstance(node, counting):
+        if is_counting(node):
             return node._replace(count=jnp.array(count, node.count.dtype))
         return node
 
-    return jax.tree.map(
-        set_count, state, is_leaf=lambda node: isinstance(node, counting)
-    )
+    return jax.tree.map(set_count, state, is_leaf=is_counting)
 
 
 def _clip(bound):
