@@ -1,14 +1,11 @@
 """MXNet's FTML under its own argument names."""
 
-import difflib
 import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,25 +26,19 @@ _WITHOUT_MEANING = {
     "param_dict": _BY_PATH,
 }
 
-_Factory = TypeVar("_Factory", bound=Callable)
 
+def _explaining(factory):
+    """Decorates a factory to say why it lacks an argument of MXNet's."""
 
-def _explaining(factory: _Factory) -> _Factory:
-    """Decorates a factory so that an argument it does not have is explained."""
-    # inject_hyperparams must not see the **kwargs, so no part of the factory.
-    known = inspect.signature(factory).parameters
-
+    # The factory has no **kwargs itself, which inject_hyperparams would inject.
     @functools.wraps(factory)
     def explaining_factory(*args, **kwargs):
-        for name in kwargs.keys() - known.keys():
-            nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
-            raise TypeError(
-                f"ftml has no argument {name!r}: "
-                + _WITHOUT_MEANING.get(name, f"the nearest is {nearest!r}.")
-            )
+        for name in kwargs.keys() & _WITHOUT_MEANING.keys():
+            reason = _WITHOUT_MEANING[name]
+            raise TypeError(f"ftml has no argument {name!r}: {reason}.")
         return factory(*args, **kwargs)
 
-    return explaining_factory  # type: ignore[return-value]
+    return explaining_factory
 
 
 @_explaining
@@ -138,20 +129,15 @@ def ftml(
         ['0.900', '0.900']
     """
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
-    orders = ("1.x", "2.x")
-    _checks.check(order in orders, "order", "'1.x' or '2.x'", repr(order))
-    _checks.check(
-        isinstance(begin_num_update, jax.Array)
-        or (
-            isinstance(begin_num_update, numbers.Integral)
-            and begin_num_update >= 0
-        ),
-        "begin_num_update",
-        "an integer of at least 0",
-        begin_num_update,
+    is_order = order in ("1.x", "2.x")
+    _checks.check(is_order, "order", "'1.x' or '2.x'", repr(order))
+    is_count = isinstance(begin_num_update, jax.Array) or (
+        isinstance(begin_num_update, numbers.Integral) and begin_num_update >= 0
     )
+    right = "an integer of at least 0"
+    _checks.check(is_count, "begin_num_update", right, begin_num_update)
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
-    optimizer = optax.chain(
+    chain = optax.chain(
         optax.scale(_finite("rescale_grad", rescale_grad)),
         *((clip, decay) if order == "2.x" else (decay, clip)),
         _ftml.ftml(
@@ -162,10 +148,12 @@ def ftml(
         ),
         _multiply(lr_mult),
     )
-    optimizer = _begin_at(optimizer, begin_num_update)
+    optimizer = chain._replace(
+        init=lambda params: with_count(chain.init(params), begin_num_update)
+    )
     if multi_precision:
         return _master_params.with_master_params(optimizer)
-    return optax.with_extra_args_support(optimizer)
+    return optimizer
 
 
 DEFAULTS = {
@@ -176,13 +164,9 @@ DEFAULTS = {
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     """Returns the learning rate or schedule that MXNet makes of the two."""
-    _checks.check(
-        not callable(learning_rate),
-        "learning_rate",
-        "a number or None (a schedule goes with None, as lr_scheduler)",
-        repr(learning_rate),
-        TypeError,
-    )
+    name, got = "learning_rate", repr(learning_rate)
+    right = "a number or None (a schedule goes with None, as lr_scheduler)"
+    _checks.check(not callable(learning_rate), name, right, got, TypeError)
     if learning_rate is not None:
         _checks.check_hyperparameters(learning_rate=learning_rate)
     if lr_scheduler is None:
@@ -190,12 +174,9 @@ def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
     _checks.check_callable("lr_scheduler", lr_scheduler)
     if learning_rate is None:
         return lr_scheduler
-    _checks.check(
-        isinstance(lr_scheduler, _schedulers.Scheduler),
-        "learning_rate",
-        "None with an lr_scheduler that is not MXNet's",
-        learning_rate,
-    )
+    is_mxnets = isinstance(lr_scheduler, _schedulers.Scheduler)
+    right = "None with an lr_scheduler that is not MXNet's"
+    _checks.check(is_mxnets, name, right, got)
     return lr_scheduler.with_base_lr(learning_rate)
 
 
@@ -214,31 +195,26 @@ def factors(
         right = "a mapping from parameter paths"
         _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
+    patterns = _checks.patterns_of(name, multipliers, tree)
     return jax.tree.unflatten(
         jax.tree.structure(tree),
-        [
-            1.0 if pattern is None else float(multipliers[pattern])
-            for pattern in _checks.patterns_of(name, multipliers, tree)
-        ],
+        [1.0 if p is None else float(multipliers[p]) for p in patterns],
     )
 
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
-    counting = (
-        _ftml.ScaleByFtmlState,
-        _ftml.FtmlState,
-        optax.ScaleByScheduleState,
-    )
+
+    def is_counting(node):
+        kinds = _ftml.ScaleByFtmlState | _ftml.FtmlState
+        return isinstance(node, kinds | optax.ScaleByScheduleState)
 
     def set_count(node):
-        if isinstance(node, counting):
+        if is_counting(node):
             return node._replace(count=jnp.array(count, node.count.dtype))
         return node
 
-    return jax.tree.map(
-        set_count, state, is_leaf=lambda node: isinstance(node, counting)
-    )
+    return jax.tree.map(set_count, state, is_leaf=is_counting)
 
 
 def _clip(bound):
@@ -249,12 +225,11 @@ def _clip(bound):
     def clip(updates, params):
         del params
         limit = jnp.where(bound > 0, jnp.asarray(bound, float), jnp.inf)
-        return jax.tree.map(
-            lambda g: jnp.clip(
-                g, -limit.astype(g.dtype), limit.astype(g.dtype)
-            ),
-            updates,
-        )
+
+        def clip_leaf(g):
+            return jnp.clip(g, -limit.astype(g.dtype), limit.astype(g.dtype))
+
+        return jax.tree.map(clip_leaf, updates)
 
     return optax.stateless(clip)
 
@@ -266,12 +241,12 @@ def _decay(wd, wd_mult):
         if isinstance(wd, numbers.Real) and wd == 0:
             return updates  # It needs no parameters.
         _checks.check_given("params", params)
-        return jax.tree.map(
-            lambda g, factor, p: (
-                g + jnp.asarray(wd * factor, g.dtype) * jnp.asarray(p, g.dtype)
-            ),
-            *(updates, factors, params),
-        )
+
+        def decay_leaf(g, factor, p):
+            wd_of_leaf = jnp.asarray(wd * factor, g.dtype)
+            return g + wd_of_leaf * jnp.asarray(p, g.dtype)
+
+        return jax.tree.map(decay_leaf, updates, factors, params)
 
     return _with_factors("wd_mult", wd_mult, decay)
 
@@ -296,13 +271,6 @@ def _with_factors(name, multipliers, function):
         return function(updates, tree, params), state
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _begin_at(optimizer, count):
-    def init_fn(params):
-        return with_count(optimizer.init(params), count)
-
-    return optax.GradientTransformation(init_fn, optimizer.update)
 
 
 def _finite(name, value):

@@ -15,85 +15,67 @@ either: the first number is ndim, and dimensions are uint32.
 
 import math
 import struct
+from typing import BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
 
+from optax_ftml import _checks
+
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-
+DENSE = 'dense, as array.tostype("default") makes it'
 _STORAGES = {-1: "undefined", 1: "row_sparse", 2: "csr"}
-
 _MAX_NDIM = 32
-
 _CPU = 1
-
 _CODES = "f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8"
 _DTYPES = [np.dtype(code) for code in (*_CODES, jnp.bfloat16)]
 
 
-class Reader:
-    """Takes one thing after another from bytes, and never more than there is.
-
-    Args:
-        data: The bytes.
-    """
-
-    def __init__(self, data: bytes | bytearray):
-        self._data = memoryview(data)
-
-    @property
-    def left(self) -> int:
-        """How many bytes are left."""
-        return len(self._data)
-
-    def take(self, size: int) -> memoryview:
-        """Returns the next `size` bytes."""
-        if size > self.left:
-            raise ValueError(
-                f"it needs {size} bytes, but the file has {self.left} left"
-            )
-        taken, self._data = self._data[:size], self._data[size:]
-        return taken
-
-    def numbers(self, form: str) -> tuple[int, ...]:
-        """Returns the next integers, of a format of :mod:`struct`."""
-        form = f"<{form}"
-        return struct.unpack(form, self.take(struct.calcsize(form)))
-
-
-def read_array(reader: Reader) -> np.ndarray:
-    """Returns the array that begins where the reader stands.
+def read_array(file: BinaryIO) -> np.ndarray:
+    """Returns the array at a file's position.
 
     Raises:
         ValueError: It is sparse or corrupted.
     """
-    (magic,) = reader.numbers("I")
-    if magic in (_V2, _V3):
-        (storage,) = reader.numbers("i")
-        if storage != 0:
-            raise ValueError(
-                f"it must be dense, got storage type {storage} "
-                f"({_STORAGES.get(storage, 'unknown')}). Save it as "
-                'array.tostype("default")'
-            )
+    (magic,) = read_numbers(file, "I")
     has_magic = magic in (_V1, _V2, _V3)
-    (ndim,) = reader.numbers("i") if has_magic else (magic,)
-    if ndim == (-1 if magic == _V3 else 0):
-        raise ValueError("it holds no array: its shape is unknown")
-    if not 0 <= ndim <= _MAX_NDIM:
-        raise ValueError(
-            f"it must have a known magic number and at most {_MAX_NDIM} "
-            f"dimensions, got magic number {magic:#x} and {ndim} dimensions"
-        )
-    shape = reader.numbers(f"{ndim}{'q' if has_magic else 'I'}")
-    if min(shape, default=0) < 0:
-        raise ValueError(f"it must have a known shape, got {shape}")
-    _, _, flag = reader.numbers("iii")
-    if not 0 <= flag < len(_DTYPES):
-        raise ValueError(f"it must have a known dtype, got number {flag}")
+    if magic in (_V2, _V3):
+        (storage,) = read_numbers(file, "i")
+        got = f"storage type {storage} ({_STORAGES.get(storage, 'unknown')})"
+        _checks.check(storage == 0, "it", DENSE, got)
+    (ndim,) = read_numbers(file, "i") if has_magic else (magic,)
+    least = 0 if magic == _V3 else 1  # Below is an array of unknown shape.
+    right = f"an array of {least} to {_MAX_NDIM} dimensions"
+    got = f"{ndim} dimensions after the magic number {magic:#x}"
+    _checks.check(least <= ndim <= _MAX_NDIM, "it", right, got)
+    shape = read_numbers(file, f"{ndim}{'q' if has_magic else 'I'}")
+    _checks.check(min(shape, default=0) >= 0, "its shape", "known", shape)
+    _, _, flag = read_numbers(file, "iii")
+    known = range(len(_DTYPES))
+    _checks.check(flag in known, "its dtype", "known", f"number {flag}")
     dtype = _DTYPES[flag]
-    data = reader.take(math.prod(shape) * dtype.itemsize)
+    data = read(file, math.prod(shape) * dtype.itemsize)
     return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def read_numbers(file: BinaryIO, form: str) -> tuple[int, ...]:
+    """Returns a file's next integers, of a format of :mod:`struct`."""
+    form = f"<{form}"
+    return struct.unpack(form, read(file, struct.calcsize(form)))
+
+
+def read(file: BinaryIO, size: int) -> bytes:
+    """Returns a file's next `size` bytes, and raises where there are fewer."""
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError(f"it ends {size - len(data)} bytes too early")
+    return data
+
+
+def check_end(file: BinaryIO) -> None:
+    """Raises unless the file ends where it has been read to."""
+    left = len(file.read())
+    _checks.check(left == 0, "it", "at its end", f"{left} bytes more")
 
 
 def write_array(array: np.ndarray, np_shape: bool = False) -> bytes:
@@ -107,12 +89,10 @@ def write_array(array: np.ndarray, np_shape: bool = False) -> bytes:
     """
     if array.dtype not in _DTYPES:
         raise ValueError(f"MXNet has no dtype {array.dtype}")
-    if array.size == 0 or array.ndim == 0:
-        np_shape = True
-    magic = _V3 if np_shape else _V2
+    has_np_shape = np_shape or array.size == 0 or array.ndim == 0
     header = struct.pack(
         f"<Iii{array.ndim}qiii",
-        *(magic, 0, array.ndim),
+        *(_V3 if has_np_shape else _V2, 0, array.ndim),
         *array.shape,
         *(_CPU, 0, _DTYPES.index(array.dtype)),
     )

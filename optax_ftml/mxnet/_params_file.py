@@ -5,7 +5,6 @@ No size in a file is believed before it is compared with the file's own.
 
 import contextlib
 import io
-import math
 import os
 import pathlib
 import struct
@@ -17,12 +16,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from optax_ftml import _checks
 from optax_ftml.mxnet import _ndarray
 
 Path = str | os.PathLike[str]
 
 _LIST_MAGIC = 0x112
-_NPZ_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def load_params(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
@@ -57,12 +60,11 @@ def load_params(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
     """
     data = pathlib.Path(path).read_bytes()
     with about(f"{os.fspath(path)!r} is not a readable file of parameters"):
-        if data.startswith(_NPZ_MAGIC):
-            return _read_npz(data)
-        if data.startswith(_NPY_MAGIC):
-            with about("the array"):
-                return [_read_npy(io.BytesIO(data), len(data))]
-        return _read_list(data)
+        if data.startswith(b"PK\x03\x04"):
+            return _read_npz(io.BytesIO(data))
+        if data.startswith(np.lib.format.MAGIC_PREFIX):
+            return [_read_npy(io.BytesIO(data))]
+        return _read_list(io.BytesIO(data))
 
 
 def save_params(
@@ -110,75 +112,61 @@ def about(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {str(error)[:400]}") from error
 
 
-def _read_list(data):
-    reader = _ndarray.Reader(data)
-    magic, _, count = reader.numbers("QQQ")
-    if magic != _LIST_MAGIC:
-        raise ValueError(
-            f"its magic number must be {_LIST_MAGIC:#x}, got {magic:#x}"
-        )
+def _read_list(file):
+    magic, _, count = _ndarray.read_numbers(file, "QQQ")
+    is_right, right = magic == _LIST_MAGIC, f"{_LIST_MAGIC:#x}"
+    _checks.check(is_right, "its magic number", right, f"{magic:#x}")
     arrays = []
     for i in range(count):
         with about(f"array {i} (the first is 0)"):
-            arrays.append(_ndarray.read_array(reader))
+            arrays.append(_ndarray.read_array(file))
     names = []
-    (count,) = reader.numbers("Q")
+    (count,) = _ndarray.read_numbers(file, "Q")
     for i in range(count):
         with about(f"the name of array {i}"):
-            names.append(str(reader.take(*reader.numbers("Q")), "utf-8"))
-    if reader.left:
-        raise ValueError(f"{reader.left} bytes are left after its end")
+            (size,) = _ndarray.read_numbers(file, "Q")
+            names.append(str(_ndarray.read(file, size), "utf-8"))
+    _ndarray.check_end(file)
     if not names:
         return arrays
-    if len(names) != len(arrays) or len(set(names)) != len(names):
-        raise ValueError(
-            f"it must have {len(arrays)} different names, got {len(names)}, of "
-            f"which {len(set(names))} are different"
-        )
+    is_right = len(names) == len(arrays) == len(set(names))
+    right = f"{len(arrays)} different ones"
+    got = f"{len(names)}, of which {len(set(names))} are different"
+    _checks.check(is_right, "its names", right, got)
     return dict(zip(names, arrays, strict=True))
 
 
-def _read_npz(data):
+def _read_npz(file):
     arrays = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         # What is stored without compression is smaller than the file, unless
         # members overlap.
-        if sum(member.file_size for member in members) > len(data):
-            raise ValueError("its entries are larger than the file")
+        size = sum(member.file_size for member in members)
+        limit = file.getbuffer().nbytes
+        right = f"at most the file's {limit} bytes"
+        _checks.check(size <= limit, "its entries' size", right, size)
         for member in members:
             name = member.filename.removesuffix(".npy")
-            with about(f"entry {name!r}"), archive.open(member) as file:
-                if name.endswith("/format"):
-                    raise ValueError(
-                        "it belongs to a sparse array, and must be dense. Save "
-                        'it as array.tostype("default")'
-                    )
+            with about(f"entry {name!r}"):
+                is_dense = not name.endswith("/format")
+                _checks.check(is_dense, "it", _ndarray.DENSE, "a sparse array")
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise ValueError("it must not be compressed")
                 if name in arrays:
                     raise ValueError("it is there twice")
-                arrays[name] = _read_npy(file, member.file_size)
+                arrays[name] = _read_npy(io.BytesIO(archive.read(member)))
     return arrays
 
 
-def _read_npy(file, size):
-    """Returns the array of an npy file of this size."""
+def _read_npy(file):
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"it has npy version {version}")
-    read_header = getattr(
-        np.lib.format, f"read_array_header_{version[0]}_{version[1]}"
-    )
-    shape, _, dtype = read_header(file)
-    if dtype.kind not in "biuf":
-        raise ValueError(f"it must have a known dtype, got {dtype.str!r}")
-    if (
-        min(shape, default=0) < 0
-        or file.tell() + math.prod(shape) * dtype.itemsize != size
-    ):
-        raise ValueError(
-            f"an array of shape {shape} and {dtype} does not have its size"
-        )
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    is_known = version in _READ_HEADER
+    _checks.check(is_known, "its npy version", "1.0 or 2.0", version)
+    shape, is_fortran, dtype = _READ_HEADER[version](file)
+    is_number = dtype.kind in "biuf"
+    _checks.check(is_number, "its dtype", "one of numbers", repr(dtype.str))
+    _checks.check(min(shape, default=0) >= 0, "its shape", "known", shape)
+    # Unlike NumPy's own reader this takes no memory before it compares sizes.
+    array = np.frombuffer(file.read(), dtype)
+    return array.reshape(shape, order="F" if is_fortran else "C").copy()

@@ -1,7 +1,7 @@
 """The FTML object in MXNet's files of states: to our options, and back.
 
 Its fields are MXNet's own, learning-rate scheduler and counts of updates
-included. What has another type than MXNet gives it is an error.
+included.
 """
 
 import dataclasses
@@ -11,24 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from optax_ftml import _checks
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _pickles
 from optax_ftml.mxnet import _schedulers
 
 Key = int | str
 
-# The options of ftml that are numbers, and MXNet's names of them.
-_NUMBERS = {
-    "learning_rate": "lr",
-    "beta1": "beta1",
-    "beta2": "beta2",
-    "epsilon": "epsilon",
-    "rescale_grad": "rescale_grad",
-    "clip_gradient": "clip_gradient",
-    "wd": "wd",
-    "begin_num_update": "begin_num_update",
-    "multi_precision": "multi_precision",
-}
+_OPTIONS = [
+    *("learning_rate", "beta1", "beta2", "epsilon", "rescale_grad"),
+    *("clip_gradient", "wd", "begin_num_update", "multi_precision"),
+]
+
+# The fields that are not called like our arguments.
+_FIELDS = {"learning_rate": "lr", "pwr": "power"}
 
 
 def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
@@ -39,30 +35,27 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
         keys: MXNet's indices or names of the parameters.
 
     Raises:
-        ValueError: It is not FTML's, or a field is not what it should be.
+        TypeError, ValueError: It is not FTML's, or a field is not what it
+            should be.
     """
-    if getattr(optimizer, "name", None) not in _pickles.FTML:
-        raise ValueError("its optimizer must be FTML")
-    fields = _fields(optimizer)
-    options = {
-        option: _number(fields, name, optional=name in ("lr", "clip_gradient"))
-        for option, name in _NUMBERS.items()
-    }
+    fields = _fields_of(optimizer, "its optimizer", "FTML", _pickles.FTML)
+    options = _arguments(fields, _OPTIONS)
     options["order"] = _pickles.FTML[optimizer.name]
-    scheduler = fields.get("lr_scheduler")
-    if scheduler is not None:
-        options["lr_scheduler"] = _scheduler(scheduler)
+    if fields.get("lr_scheduler") is not None:
+        options["lr_scheduler"] = _read_scheduler(fields["lr_scheduler"])
         # MXNet has made it the scheduler's base already.
         options["learning_rate"] = None
-    names = _dict(fields, "idx2name")
+    options["multi_precision"] = _get(fields, "multi_precision", int)
+    _factory.ftml(**options)  # for its errors
+    names = _get(fields, "idx2name", dict)
     for field in ("lr_mult", "wd_mult"):
-        given = _dict(fields, field)
+        multipliers = _get(fields, field, dict)
         options[field] = {
-            key: _number(given, name)
+            key: _get(multipliers, name, int, float)
             for key in keys
             for name in (key, names.get(key))
-            # A tuple may be too deep to look it up.
-            if isinstance(name, int | str) and name in given
+            # A tuple may be too deep for its hash.
+            if isinstance(name, int | str) and name in multipliers
         }
     return _num_update(fields), options
 
@@ -85,117 +78,69 @@ def make(
         ValueError: A learning-rate schedule that is not MXNet's.
     """
     options = {**_factory.DEFAULTS, **options}
-    scheduler = None
     learning_rate = _factory.resolve_learning_rate(
         options["learning_rate"], options["lr_scheduler"]
     )
+    scheduler = None
     if callable(learning_rate):
-        scheduler, learning_rate = learning_rate, None
+        scheduler = _make_scheduler(learning_rate, num_update)
+        learning_rate = None
     options["learning_rate"] = learning_rate
     counts = dict.fromkeys(keys, num_update)
-    is_1 = order == "1.x"
     fields = {
-        **{name: _plain(options[option]) for option, name in _NUMBERS.items()},
-        "lr_scheduler": scheduler and _scheduler_object(scheduler, num_update),
+        **{_FIELDS.get(name, name): _plain(options[name]) for name in _OPTIONS},
+        "lr_scheduler": scheduler,
         "lr_mult": dict(options["lr_mult"] or {}),
         "wd_mult": dict(options["wd_mult"] or {}),
         "num_update": num_update,
         "_all_index_update_counts": {0: counts},
         "_index_update_count": counts,
-        "aggregate_num": 0 if is_1 else 1,
         "idx2name": {},
         "sym_info": (),
         "allow_np_array": True,
-        **({} if is_1 else {"use_fused_step": True}),
     }
-    module = "mxnet.optimizer.optimizer" if is_1 else "mxnet.optimizer.ftml"
-    return _pickles.make(f"{module}.FTML", fields)
+    if order == "1.x":
+        fields["aggregate_num"] = 0
+        return _pickles.make("mxnet.optimizer.optimizer.FTML", fields)
+    fields.update(aggregate_num=1, use_fused_step=True)
+    return _pickles.make("mxnet.optimizer.ftml.FTML", fields)
 
 
 def _num_update(fields):
-    counts = _dict(fields, "_all_index_update_counts") or {
-        0: _dict(fields, "_index_update_count")
-    }
+    counts = _get(fields, "_all_index_update_counts", dict)
+    counts = counts or {0: _get(fields, "_index_update_count", dict)}
     numbers = {
-        _number(_dict(counts, device), key)
+        _get(_get(counts, device, dict), key, int)
         for device in counts
-        for key in _dict(counts, device)
-    } or {_number(fields, "num_update")}
-    if len(numbers) > 1:
-        raise ValueError(
-            "its parameters must have been updated equally often, got "
-            f"{sorted(numbers)} updates"
-        )
+        for key in counts[device]
+    } or {_get(fields, "num_update", int)}
+    is_one, right = len(numbers) == 1, "the same for every parameter"
+    _checks.check(is_one, "its number of updates", right, sorted(numbers))
     return numbers.pop()
 
 
-def _scheduler(value):
-    if getattr(value, "name", None) not in _pickles.SCHEDULERS:
-        raise ValueError("its lr_scheduler must be one of MXNet's")
-    fields = _fields(value)
-    kind = value.name.rpartition(".")[2]
-    names = _field_names(getattr(_schedulers, kind))
-    arguments = {name: _number(fields, field) for name, field in names.items()}
-    arguments["warmup_mode"] = fields.get("warmup_mode")
-    if kind == "MultiFactorScheduler":
-        arguments["step"] = fields.get("step")
-    return getattr(_schedulers, kind)(**arguments)
+def _read_scheduler(value):
+    names = _pickles.SCHEDULERS
+    fields = _fields_of(value, "its lr_scheduler", "one of MXNet's", names)
+    kind = getattr(_schedulers, value.name.rpartition(".")[2])
+    arguments = [field.name for field in dataclasses.fields(kind)]
+    return kind(**_arguments(fields, arguments))
 
 
-def _field_names(scheduler):
-    """Returns MXNet's name of each argument of a scheduler that is a number."""
-    names = {field.name: field.name for field in dataclasses.fields(scheduler)}
-    del names["warmup_mode"]
-    if "pwr" in names:
-        names["pwr"] = "power"
-    if "cur_step_ind" in names:
-        del names["step"]  # a list
-    return names
-
-
-def _fields(value):
-    if not isinstance(value, _pickles.Object) or type(value.state) is not dict:
-        raise ValueError("its optimizer and lr_scheduler must have fields")
-    return value.state
-
-
-def _number(fields, name, optional=False):
-    value = fields.get(name)
-    if optional and value is None:
-        return None
-    if not isinstance(value, int | float):
-        raise ValueError(
-            f"its field {name!r} must be a number, got a {type(value).__name__}"
-        )
-    return value
-
-
-def _dict(fields, name):
-    value = fields.get(name, {})
-    if type(value) is not dict:
-        raise ValueError(
-            f"its field {name!r} must be a dict, got a {type(value).__name__}"
-        )
-    return value
-
-
-def _scheduler_object(scheduler, num_update):
-    if not isinstance(scheduler, _schedulers.Scheduler):
-        raise ValueError(
-            "lr_scheduler must be one of MXNet's to be written with the "
-            f"optimizer, got {scheduler!r}. states._replace(options=None) is "
-            "written without."
-        )
+def _make_scheduler(scheduler, num_update):
+    is_mxnets = isinstance(scheduler, _schedulers.Scheduler)
+    right = (
+        "one of MXNet's to be written with the optimizer "
+        "(states._replace(options=None) is written without)"
+    )
+    _checks.check(is_mxnets, "lr_scheduler", right, repr(scheduler))
     fields = {
-        field: _plain(getattr(scheduler, name))
-        for name, field in _field_names(scheduler).items()
+        _FIELDS.get(name, name): _plain(value)
+        for name, value in vars(scheduler).items()
     }
-    fields["warmup_mode"] = scheduler.warmup_mode
     if isinstance(scheduler, _schedulers.MultiFactorScheduler):
-        fields.update(step=list(scheduler.step), count=0)
-    if isinstance(
-        scheduler, _schedulers.PolyScheduler | _schedulers.CosineScheduler
-    ):
+        fields["count"] = 0
+    if "max_update" in fields:
         fields["base_lr_orig"] = fields["warmup_final_lr"]
         fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
         # MXNet does not compute it again after that.
@@ -205,5 +150,29 @@ def _scheduler_object(scheduler, num_update):
     return _pickles.make(name, fields)
 
 
-def _plain(number):
-    return np.asarray(number).item()
+def _fields_of(value, name, right, names):
+    """Returns the fields of an object of one of these names."""
+    is_right = getattr(value, "name", None) in names
+    _checks.check(is_right, name, right, type(value).__name__)
+    is_right, right = type(value.state) is dict, "an object with fields"
+    _checks.check(is_right, name, right, type(value.state).__name__)
+    return value.state
+
+
+def _arguments(fields, names):
+    """Returns the fields by the names of our arguments, which check them."""
+    return {name: fields.get(_FIELDS.get(name, name)) for name in names}
+
+
+def _get(fields, name, *kinds):
+    """Returns a field of one of these types; without one, an empty dict."""
+    value = fields.get(name, {})
+    right = " or ".join(kind.__name__ for kind in kinds)
+    is_right, got = isinstance(value, kinds), type(value).__name__
+    _checks.check(is_right, f"its field {name!r}", right, got)
+    return value
+
+
+def _plain(value):
+    """Returns a Python number, string, list or None."""
+    return np.asarray(value).tolist()

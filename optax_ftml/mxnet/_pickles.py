@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from optax_ftml import _checks
 from optax_ftml.mxnet import _ndarray
 
 NDARRAYS = (
@@ -37,16 +38,15 @@ SCHEDULERS = tuple(
 
 _PUTS = {"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
-_TUPLES = {"EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"}
-_ITEMS = {"SETITEM", "SETITEMS", "DICT"}
+_SETS = {"SETITEM", "SETITEMS", "DICT"}
 _OTHERS = """
-    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE EMPTY_LIST LIST APPEND APPENDS
-    EMPTY_DICT INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT STRING
-    BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 GLOBAL STACK_GLOBAL REDUCE
-    NEWOBJ BUILD
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3
+    TUPLE EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT INT BININT BININT1 BININT2
+    LONG LONG1 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
+    BYTEARRAY8 GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
 """
-_INSTRUCTIONS = {*_PUTS, *_GETS, *_TUPLES, *_ITEMS, *_OTHERS.split()}
+_INSTRUCTIONS = {*_PUTS, *_GETS, *_SETS, *_OTHERS.split()}
 
 
 class Object:
@@ -78,8 +78,8 @@ class _Bytes(Object):
 
     def __new__(cls, data, encoding=None):
         del encoding
-        if not isinstance(data, bytes | str):
-            raise ValueError(f"bytes cannot be a {type(data).__name__}")
+        is_right, right = isinstance(data, bytes | str), "made of bytes or text"
+        _checks.check(is_right, "bytes", right, type(data).__name__)
         return data
 
 
@@ -91,8 +91,9 @@ class _NumpyScalar(Object):
     def __new__(cls, dtype, data):
         codes = ("f2", "f4", "f8", "i4", "i8", "b1")
         code = dtype.args[0]
-        if code not in codes:
-            raise ValueError(f"a NumPy scalar must have one of {codes}")
+        _checks.check(
+            code in codes, "a scalar's dtype", f"one of {codes}", code
+        )
         return np.frombuffer(as_bytes(data[:8]), f"<{code}", count=1).item()
 
 
@@ -160,35 +161,36 @@ def _check(data):
     """Raises for what MXNet's pickles do not have.
 
     That is other instructions, lengths beyond the data (which genops checks),
-    a memo larger than the file, and tuples as keys: those can be so deep that
-    their hash overflows the stack.
+    a memo larger than the file, and tuples as keys, whose hash could overflow
+    the stack or take forever.
     """
-    # Of each value on the stack and in the memo whether it is a tuple.
-    stack, memo, marks = [], {}, []
+    # For each value on the stack and in the memo, whether it is a tuple; None
+    # is a mark on the stack.
+    stack, memo = [], {}
     for opcode, argument, _ in pickletools.genops(data):
         name, needed = opcode.name, opcode.stack_before
         if name not in _INSTRUCTIONS:
             raise ValueError(f"the instruction {name} is not allowed")
-        if name in _PUTS:
-            number = len(memo) if argument is None else argument
-            if number > len(data):
-                raise ValueError(f"{number} is too large for its memo")
-            memo[number] = stack[-1]
-            continue
         if name == "MARK":
-            marks.append(len(stack))
-            continue
-        start = len(stack) - len(needed)
-        if pickletools.markobject in needed:
-            start = marks.pop() - needed.index(pickletools.markobject)
-        operands = stack[max(start, 0) :]
-        del stack[max(start, 0) :]
-        if name in _ITEMS and any(operands[name != "DICT" :: 2]):
-            raise ValueError("a key must not be a tuple")
-        if name in _GETS:
-            stack.append(memo.get(argument, False))
-        elif opcode.stack_after:
-            stack.append(name in _TUPLES)
+            stack.append(None)
+        elif name in _PUTS:
+            number = len(memo) if argument is None else argument
+            is_right, right = number <= len(data), "within the file's size"
+            _checks.check(is_right, "a number of its memo", right, number)
+            memo[number] = stack[-1]
+        elif name in _GETS:
+            stack.append(memo[argument])
+        else:
+            # The last operand first.
+            operands = []
+            if pickletools.markobject in needed:
+                needed = needed[: needed.index(pickletools.markobject)]
+                while (operand := stack.pop()) is not None:
+                    operands.append(operand)
+            operands += [stack.pop() for _ in needed]
+            if name in _SETS and any(operands[1::2]):
+                raise ValueError("a key must not be a tuple")
+            stack += [pickletools.pytuple is x for x in opcode.stack_after]
 
 
 def dumps(value: Any, np_shape: bool) -> bytes:

@@ -7,6 +7,7 @@ their last answer and change it; these are functions of the count alone.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 from typing import Literal
@@ -20,16 +21,14 @@ from optax_ftml import _checks
 
 WarmupMode = Literal["linear", "constant"]
 
-# The smallest value of each argument that is an integer.
-_INTEGERS = {"step": 1, "max_update": 1, "warmup_steps": 0}
-
-# The others are numbers of at least 0, with these as their largest values.
-_NUMBERS = {
-    "factor": 1.0,
-    "stop_factor_lr": math.inf,
-    "warmup_final_lr": math.inf,
-    "pwr": math.inf,
-    "final_lr": math.inf,
+# The smallest value of each argument that is an integer. The other numbers are
+# at least 0.
+_INTEGERS = {
+    "step": 1,
+    "max_update": 1,
+    "warmup_steps": 0,
+    "count": 0,
+    "cur_step_ind": 0,
 }
 
 
@@ -45,23 +44,15 @@ class Scheduler:
     def __post_init__(self):
         if self.warmup_final_lr is None:
             object.__setattr__(self, "warmup_final_lr", self.base_lr)
+        is_mode = self.warmup_mode in ("linear", "constant")
+        right, got = "'linear' or 'constant'", repr(self.warmup_mode)
+        _checks.check(is_mode, "warmup_mode", right, got)
         for name, value in vars(self).items():
-            if name in _INTEGERS:
-                _check_integer(name, value, _INTEGERS[name])
-            if name in _NUMBERS:
-                _check_number(name, value, _NUMBERS[name])
-        _checks.check(
-            0 <= self.warmup_begin_lr <= self.warmup_final_lr,
-            "warmup_begin_lr",
-            f"at least 0 and at most base_lr ({self.warmup_final_lr})",
-            self.warmup_begin_lr,
-        )
-        _checks.check(
-            self.warmup_mode in ("linear", "constant"),
-            "warmup_mode",
-            "'linear' or 'constant'",
-            repr(self.warmup_mode),
-        )
+            if name != "warmup_mode" and not isinstance(value, tuple):
+                _check_number(name, value)
+        begin, end = self.warmup_begin_lr, self.warmup_final_lr
+        right = f"at most base_lr ({end})"
+        _checks.check(begin <= end, "warmup_begin_lr", right, begin)
 
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
         """Returns the learning rate after `count` updates, of its shape."""
@@ -88,25 +79,6 @@ class Scheduler:
         return self.warmup_begin_lr + rise * fraction
 
     def _decay(self, count):
-        raise NotImplementedError
-
-
-class _DecayToEnd(Scheduler):
-    """A decay that ends with update `max_update`."""
-
-    max_update: int
-    final_lr: float
-
-    def _decay(self, count):
-        steps = self.max_update - self.warmup_steps
-        if steps <= 0:
-            return self.base_lr
-        # Subtracted as integers: 1 - n / max_update would cancel.
-        left = jnp.maximum(self.max_update - 1 - count, 0)
-        fraction = self._fraction(_float(left) / steps)
-        return self.final_lr + (self.warmup_final_lr - self.final_lr) * fraction
-
-    def _fraction(self, left):
         raise NotImplementedError
 
 
@@ -210,20 +182,23 @@ class MultiFactorScheduler(Scheduler):
     def __post_init__(self):
         is_list = isinstance(self.step, list | tuple) and len(self.step) > 0
         _checks.check(is_list, "step", "a list of updates", repr(self.step))
-        object.__setattr__(self, "step", tuple(self.step))
-        super().__post_init__()
+        for update in self.step:
+            _check_number("step", update)
         is_increasing = np.all(np.diff(self.step) > 0)
         _checks.check(is_increasing, "step", "increasing", self.step)
+        object.__setattr__(self, "step", tuple(self.step))
+        super().__post_init__()
 
     def _decay(self, count):
         steps = self.step[self.cur_step_ind :]
+        k = jnp.searchsorted(jnp.array(steps, count.dtype), count, side="right")
+        # Optax's piecewise_constant_schedule rounds after each factor.
         powers = float(self.factor) ** np.arange(len(steps) + 1)
-        k = sum((count >= step).astype(int) for step in steps)
         return self.base_lr * _float(powers)[k]
 
 
 @dataclasses.dataclass(frozen=True)
-class PolyScheduler(_DecayToEnd):
+class PolyScheduler(Scheduler):
     """Lowers the learning rate as a power of the updates that are left.
 
     The learning rate of update n = count + 1, from the end of the warm-up to
@@ -261,12 +236,12 @@ class PolyScheduler(_DecayToEnd):
     warmup_mode: WarmupMode = "linear"
     warmup_final_lr: float | None = _hidden(None)
 
-    def _fraction(self, left):
-        return left**self.pwr
+    def _decay(self, count):
+        return _to_end(self, count, lambda left: left**self.pwr)
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineScheduler(_DecayToEnd):
+class CosineScheduler(Scheduler):
     """Lowers the learning rate as half a cosine.
 
     The learning rate of update n = count + 1, from the end of the warm-up to
@@ -303,23 +278,44 @@ class CosineScheduler(_DecayToEnd):
     warmup_mode: WarmupMode = "linear"
     warmup_final_lr: float | None = _hidden(None)
 
-    def _fraction(self, left):
-        # (1 + cos(pi (1 - left))) / 2, without its cancellation.
-        return jnp.sin(np.pi / 2 * left) ** 2
+    def _decay(self, count):
+        # It is (1 + cos(pi (1 - left))) / 2, without the cancellation.
+        return _to_end(self, count, lambda left: jnp.sin(np.pi / 2 * left) ** 2)
+
+
+def _to_end(scheduler, count, height_of):
+    """Returns the learning rate of a decay that ends with max_update.
+
+    Args:
+        scheduler: The scheduler.
+        count: Number of updates before.
+        height_of: The height of the decay, from 1 to 0, as a function of how
+            much of its updates is left, from 1 to 0.
+    """
+    steps = scheduler.max_update - scheduler.warmup_steps
+    if steps <= 0:
+        return scheduler.base_lr
+    # Subtracted as integers: 1 - n / max_update would cancel.
+    left = jnp.maximum(scheduler.max_update - 1 - count, 0)
+    begin, end = scheduler.warmup_final_lr, scheduler.final_lr
+    return end + (begin - end) * height_of(_float(left) / steps)
 
 
 def _float(x):
     return jnp.asarray(x, float)
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
-    for number in value if isinstance(value, tuple) else [value]:
-        is_right = isinstance(number, int) and number >= least
+def _check_number(name: str, value: Any) -> None:
+    if name in _INTEGERS:
+        least = _INTEGERS[name]
+        is_right = isinstance(value, int | np.integer) and value >= least
         right = f"an integer of at least {least}"
-        _checks.check(is_right, name, right, repr(number))
-
-
-def _check_number(name: str, value: float, most: float) -> None:
-    right = "in [0, 1]" if most == 1 else "at least 0 and finite"
-    name = "base_lr" if name == "warmup_final_lr" else name
-    _checks.check(0 <= value <= most and value < math.inf, name, right, value)
+        _checks.check(is_right, name, right, repr(value))
+    elif not isinstance(value, jax.Array):  # the learning rate, checked by ftml
+        most = 1 if name == "factor" else sys.float_info.max
+        is_number = isinstance(value, int | float | np.floating)
+        is_right = is_number and 0 <= value <= most
+        right = (
+            "a number in [0, 1]" if most == 1 else "a finite number, at least 0"
+        )
+        _checks.check(is_right, name, right, repr(value))

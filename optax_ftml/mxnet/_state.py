@@ -1,5 +1,6 @@
 """MXNet's d, v and z, and the state of FTML here."""
 
+import functools
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +15,6 @@ from optax_ftml import _numerics
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
-
-_NODES = (
-    _ftml.ScaleByFtmlState,
-    _ftml.FtmlState,
-    _master_params.MasterParamsState,
-)
 
 
 def state_from_mxnet(
@@ -79,52 +74,45 @@ def state_from_mxnet(
         )
     weights = _arrays(params)
     _check_paths(states.slots, weights)
-    slots = {
-        path: _transpose(path, some, weights[path], axes)
-        for path, some in states.slots.items()
-    }
-    used: set[tuple[str, str]] = set()
+    slots = _transpose(states.slots, axes or {})
+    _check_slots(slots, weights, state)
 
-    def like(kind, tree, value):
-        """Returns a tree like another, with value(path) as its leaves."""
-
-        def leaf(path, old):
-            is_known, got = path in slots, f"none for {path!r}"
-            _checks.check(is_known, "states", "of every parameter", got)
-            used.add((kind, path))
-            new = np.asarray(value(slots[path], weights[path]), old.dtype)
-            return jax.device_put(new, old.sharding)
-
+    def filled(tree, value_of):
+        """Returns a tree like another, with value_of(path) as its leaves."""
         leaves, structure = jax.tree.flatten(tree)
-        return structure.unflatten(map(leaf, _checks.leaf_names(tree), leaves))
+        return structure.unflatten(
+            jax.device_put(np.asarray(value_of(path), old.dtype), old.sharding)
+            for path, old in zip(_checks.leaf_names(tree), leaves, strict=True)
+        )
+
+    def v(path):
+        return slots[path].v
+
+    def multiplier(path):
+        return _multiplier(slots[path], weights[path])
+
+    def master(path):
+        return _master(slots[path], weights[path])
 
     def convert(node):
         match node:
             case _ftml.ScaleByFtmlState():
-                for path in _arrays(node.v).keys() & slots.keys():
+                for path in _checks.leaf_names(node.v):
                     _check_leader(path, slots[path], weights[path])
-                return node._replace(v=like("v", node.v, lambda s, w: s.v))
+                return node._replace(v=filled(node.v, v))
             case _ftml.FtmlState():
                 return node._replace(
-                    v=like("v", node.v, lambda s, w: s.v),
-                    multiplier=like("m", node.multiplier, _multiplier),
+                    v=filled(node.v, v),
+                    multiplier=filled(node.multiplier, multiplier),
                 )
             case _master_params.MasterParamsState():
                 return node._replace(
-                    master=like("weight", node.master, _weight),
+                    master=filled(node.master, master),
                     inner_state=_map(convert, node.inner_state),
                 )
         return node
 
-    converted = _factory.with_count(_map(convert, state), states.num_update)
-    unused = [path for path in slots if ("v", path) not in used]
-    right = "FTML's for every parameter in states"
-    _checks.check(not unused, "state", right, f"none of {unused}")
-    copies = [path for path in slots if slots[path].weight is not None]
-    uncopied = [path for path in copies if ("weight", path) not in used]
-    right = "with float32 copies (multi_precision=True) where states has them"
-    _checks.check(not uncopied, "state", right, f"none of {uncopied}")
-    return converted
+    return _factory.with_count(_map(convert, state), states.num_update)
 
 
 def state_to_mxnet(
@@ -174,48 +162,39 @@ def state_to_mxnet(
         _arrays(_factory.factors(name, options[name], params))
         for name in ("lr_mult", "wd_mult")
     )
-    master: dict[str, np.ndarray] = {}
-    slots: dict[str, _states_file.FtmlSlots] = {}
+    masters: dict[str, np.ndarray] = {}
+    slots: dict[_states_file.Key, _states_file.FtmlSlots] = {}
     num_update = 0
     for node in _nodes(state):
         if isinstance(node, _master_params.MasterParamsState):
-            master = _arrays(node.master)
+            masters = _arrays(node.master)
             continue
         num_update = int(node.count)
         multipliers = _arrays(getattr(node, "multiplier", None))
         for path, v in _arrays(node.v).items():
-            weight = master.get(path, weights[path])
-            d = _metric(v, num_update, lr_mult[path], options)
+            master = masters.get(path)
+            weight = weights[path] if master is None else master
+            d = _d(v, num_update, lr_mult[path], options)
             z = -(multipliers.get(path, 0) + d * weight.astype(float))
-            dtype = weight.dtype
-            slots[path] = _states_file.FtmlSlots(
-                d.astype(dtype),
-                v.astype(dtype),
-                z.astype(dtype),
-                master.get(path),
-            )
-    keys = {path: key for key, path in paths.items()}
-    is_right = len(keys) == len(paths) and set(keys) == set(slots)
-    right = f"each parameter of the state once ({', '.join(slots)})"
+            d, v, z = (x.astype(weight.dtype) for x in (d, v, z))
+            slots[path] = _states_file.FtmlSlots(d, v, z, master)
+    is_right = sorted(paths.values()) == sorted(slots)
+    right = f"each parameter of the state once ({sorted(slots)})"
     _checks.check(is_right, "paths", right, list(paths.values()))
     inverse = {path: np.argsort(order) for path, order in (axes or {}).items()}
+    slots = _transpose(slots, inverse)
     for name, factors in (("lr_mult", lr_mult), ("wd_mult", wd_mult)):
         options[name] = {
-            keys[path]: factors[path].item()
-            for path in keys
+            key: factors[path].item()
+            for key, path in paths.items()
             if factors[path] != 1
         }
     return _states_file.UpdaterStates(
-        {
-            keys[path]: _transpose(path, some, None, inverse)
-            for path, some in slots.items()
-        },
-        num_update,
-        options,
+        {key: slots[path] for key, path in paths.items()}, num_update, options
     )
 
 
-def _metric(v, num_update, lr_mult, options):
+def _d(v, num_update, lr_mult, options):
     """Returns MXNet's d of the last update."""
     lr = _factory.resolve_learning_rate(
         options["learning_rate"], options["lr_scheduler"]
@@ -236,17 +215,51 @@ def _metric(v, num_update, lr_mult, options):
 def _multiplier(slots, weight):
     """Returns d (leader - theta), where z is -d times the leader."""
     d, z = slots.d.astype(float), slots.z.astype(float)
-    return -z - d * _weight(slots, weight).astype(float)
+    return -z - d * _master(slots, weight).astype(float)
 
 
-def _weight(slots, weight):
+def _master(slots, weight):
     return weight if slots.weight is None else slots.weight
+
+
+def _transpose(slots, axes):
+    """Returns the slots by path, with the axes of each array in this order."""
+
+    def transpose(path, x):
+        return np.transpose(x, axes.get(path, range(x.ndim)))
+
+    return {
+        path: jax.tree.map(functools.partial(transpose, path), slots[path])
+        for path in slots
+    }
 
 
 def _check_paths(paths, weights):
     unknown = [path for path in paths if path not in weights]
     right = f"the names of parameters ({', '.join(weights)})"
     _checks.check(not unknown, "paths", right, unknown)
+
+
+def _check_slots(slots, weights, state):
+    """Raises unless slots, weights and the state are of one another."""
+    for path, (d, *_) in slots.items():
+        is_right = d.shape == weights[path].shape
+        right = f"of shape {weights[path].shape} for {path!r}, as axes make it"
+        _checks.check(is_right, "states", right, d.shape)
+    places = {"v": set(), "master": set()}
+    for node in _nodes(state):
+        for field in places.keys() & set(node._fields):
+            places[field].update(_checks.leaf_names(getattr(node, field)))
+    missing = sorted(places["v"] - slots.keys())
+    right = "those of every parameter"
+    _checks.check(not missing, "states", right, f"none for {missing}")
+    unused = sorted(slots.keys() - places["v"])
+    right = "FTML's for every parameter in states"
+    _checks.check(not unused, "state", right, f"none of {unused}")
+    masters = {path for path in slots if slots[path].weight is not None}
+    unused = sorted(masters - places["master"])
+    right = "with float32 copies (multi_precision=True) where states has them"
+    _checks.check(not unused, "state", right, f"none of {unused}")
 
 
 def _check_leader(path, slots, weight):
@@ -264,37 +277,25 @@ def _check_leader(path, slots, weight):
         )
 
 
-def _transpose(path, slots, weight, axes):
-    """Returns the slots with their axes in another order.
-
-    It raises unless they then have the shape of the weight, if there is one.
-    """
-    order = (axes or {}).get(path, range(slots.d.ndim))
-    slots = _states_file.FtmlSlots(
-        *(x if x is None else np.transpose(x, order) for x in slots)
-    )
-    if weight is not None:
-        is_right, got = slots.d.shape == weight.shape, slots.d.shape
-        right = f"of shape {weight.shape} for {path!r}, as axes make it"
-        _checks.check(is_right, "states", right, got)
-    return slots
-
-
 def _map(function, state):
-    return jax.tree.map(
-        function, state, is_leaf=lambda node: isinstance(node, _NODES)
-    )
+    return jax.tree.map(function, state, is_leaf=_is_node)
 
 
 def _nodes(state):
     """Yields the states of interest, a master copy before what is in it."""
-    for node in jax.tree.leaves(
-        state, is_leaf=lambda node: isinstance(node, _NODES)
-    ):
-        if isinstance(node, _NODES):
-            yield node
+    for node in filter(_is_node, jax.tree.leaves(state, is_leaf=_is_node)):
+        yield node
         if isinstance(node, _master_params.MasterParamsState):
             yield from _nodes(node.inner_state)
+
+
+def _is_node(x):
+    return isinstance(
+        x,
+        _ftml.ScaleByFtmlState
+        | _ftml.FtmlState
+        | _master_params.MasterParamsState,
+    )
 
 
 def _arrays(tree):

@@ -1,5 +1,6 @@
 """MXNet's files of optimizer states, read without running what is in them."""
 
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optax_ftml import _checks
 from optax_ftml.mxnet import _ndarray
 from optax_ftml.mxnet import _params_file
 from optax_ftml.mxnet import _pickled_optimizer
@@ -20,9 +22,9 @@ class FtmlSlots(NamedTuple):
     """What MXNet's FTML keeps for one parameter.
 
     Attributes:
-        d: The metric; of the parameter's shape, like the others.
+        d: (1 - beta1^t) / step size; of the parameter's shape, like the others.
         v: Moving average of the squared gradients.
-        z: Minus the metric times the leader.
+        z: Minus d times the leader.
         weight: The float32 copy of the parameter in multi-precision, or None.
 
     Examples:
@@ -73,26 +75,23 @@ class UpdaterStates(NamedTuple):
             ValueError: `paths` does not say where one of the slots belongs.
         """
         missing = [key for key in self.slots if key not in paths]
-        if missing:
-            raise ValueError(
-                "paths must have every index or name of the states, got none "
-                f"for {missing}."
-            )
-        options = self.options and {
-            name: (
-                {paths[key]: factor for key, factor in (value or {}).items()}
-                if name in ("lr_mult", "wd_mult")
-                else value
-            )
-            for name, value in self.options.items()
-        }
+        right = "a mapping from every index or name of the states"
+        _checks.check(not missing, "paths", right, f"none for {missing}")
         slots: dict[Key, FtmlSlots] = {
             paths[key]: slots for key, slots in self.slots.items()
         }
-        if len(slots) < len(self.slots):
-            raise ValueError(
-                f"paths must have different values, got {dict(paths)}."
-            )
+        is_right = len(slots) == len(self.slots)
+        _checks.check(is_right, "paths", "to different parameters", dict(paths))
+        options = self.options
+        if options is not None:
+            multipliers = {
+                name: {
+                    paths[key]: factor for key, factor in options[name].items()
+                }
+                for name in ("lr_mult", "wd_mult")
+                if options.get(name)
+            }
+            options = {**options, **multipliers}
         return self._replace(slots=slots, options=options)
 
 
@@ -136,24 +135,21 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
     with _params_file.about(
         f"{os.fspath(path)!r} is not a file of FTML states"
     ):
-        value = _pickles.loads(data)
-        states, optimizer = (
-            value if type(value) is tuple and len(value) == 2 else (value, None)
-        )
-        if type(states) is not dict:
-            raise ValueError(
-                f"it must hold a dict of states, got a {type(states).__name__}"
-            )
+        states, optimizer = _pickles.loads(data), None
+        if type(states) is tuple and len(states) == 2:
+            states, optimizer = states
+        is_right, got = type(states) is dict, type(states).__name__
+        _checks.check(is_right, "it", "a dict of states", got)
         slots, size = {}, 0
         for key, state in states.items():
-            if type(key) not in (int, str):
-                raise ValueError(f"a key must be an int or a str, got {key!r}")
+            is_right = type(key) in (int, str)
+            _checks.check(is_right, "a key", "an int or a str", repr(key))
             with _params_file.about(f"entry {key!r}"):
                 slots[key] = _slots(state)
             # A pickle may name the same array any number of times.
             size += sum(x.nbytes for x in slots[key] if x is not None)
-            if size > len(data):
-                raise ValueError("its arrays are larger than the file")
+            right = f"at most the file's {len(data)} bytes"
+            _checks.check(size <= len(data), "its arrays' size", right, size)
         if optimizer is None:
             return UpdaterStates(slots)
         return UpdaterStates(slots, *_pickled_optimizer.read(optimizer, slots))
@@ -192,13 +188,9 @@ def save_states(
         [1. 1.]
     """
     order = order or (states.options or {}).get("order", "2.x")
-    slots: Any = {
-        key: (
-            tuple(some[:3])
-            if some.weight is None
-            else (some.weight, tuple(some[:3]))
-        )
-        for key, some in states.slots.items()
+    value: Any = {
+        key: (d, v, z) if weight is None else (weight, (d, v, z))
+        for key, (d, v, z, weight) in states.slots.items()
     }
     if states.options is not None:
         if states.num_update is None:
@@ -206,46 +198,41 @@ def save_states(
         optimizer = _pickled_optimizer.make(
             states.options, states.num_update, states.slots, order
         )
-        slots = (slots, optimizer)
-    pathlib.Path(path).write_bytes(
-        _pickles.dumps(slots, np_shape=order == "2.x")
-    )
+        value = (value, optimizer)
+    data = _pickles.dumps(value, np_shape=order == "2.x")
+    pathlib.Path(path).write_bytes(data)
 
 
 def _slots(state):
+    """Returns the slots of a pickled (d, v, z) or (weight, (d, v, z))."""
     weight = None
     if type(state) is tuple and len(state) == 2:
         weight, state = state
-    if type(state) is not tuple or len(state) != 3:
-        raise ValueError(
-            f"it must be FTML's d, v and z, got a {type(state).__name__}"
-            + (f" of {len(state)}" if isinstance(state, tuple) else "")
-        )
+    is_right = type(state) is tuple and len(state) == 3
+    got = (
+        f"{len(state)} of them"
+        if isinstance(state, tuple)
+        else type(state).__name__
+    )
+    _checks.check(is_right, "it", "FTML's d, v and z", got)
     slots = FtmlSlots(
         *map(_array, state), None if weight is None else _array(weight)
     )
-    arrays = [array for array in slots if array is not None]
-    if len({(array.shape, array.dtype) for array in arrays}) > 1:
-        raise ValueError(
-            f"it must have one shape and dtype, got "
-            f"{[array.shape for array in arrays]} and "
-            f"{[array.dtype.name for array in arrays]}"
-        )
+    kinds = {(x.shape, x.dtype.name) for x in slots if x is not None}
+    right = "of one shape and dtype"
+    _checks.check(len(kinds) == 1, "its arrays", right, sorted(kinds))
     return slots
 
 
 def _array(value):
+    """Returns the floating array that is in a pickled one of MXNet's."""
     name = getattr(value, "name", type(value).__name__)
-    if name in _pickles.SPARSE:
-        raise ValueError("d, v and z must be dense, got a sparse array")
-    state = getattr(value, "state", None)
-    handle = state.get("handle") if type(state) is dict else None
-    if name not in _pickles.NDARRAYS or handle is None:
-        raise ValueError(f"d, v and z must be arrays, got {name}")
-    reader = _ndarray.Reader(_pickles.as_bytes(handle))
-    array = _ndarray.read_array(reader)
-    if reader.left:
-        raise ValueError(f"{reader.left} bytes are left after an array")
-    if array.dtype.kind != "f":
-        raise ValueError(f"d, v and z must be floating, got {array.dtype}")
+    right = "dense" if name in _pickles.SPARSE else "arrays"
+    is_array = name in _pickles.NDARRAYS and type(value.state) is dict
+    _checks.check(is_array, "d, v and z", right, name)
+    file = io.BytesIO(_pickles.as_bytes(value.state.get("handle")))
+    array = _ndarray.read_array(file)
+    _ndarray.check_end(file)
+    is_floating = array.dtype.kind == "f"
+    _checks.check(is_floating, "d, v and z", "floating", array.dtype)
     return array

@@ -1,5 +1,6 @@
 """MXNet's files of states, there and back."""
 
+import itertools
 import pathlib
 import pickle
 import sys
@@ -38,16 +39,15 @@ class _Stub:
 
 @pytest.fixture
 def stubs(monkeypatch):
+    """Puts stubs where Python's unpickler looks for MXNet's classes."""
     for path in CLASSES:
-        module, _, name = path.rpartition(".")
-        for i in range(1, module.count(".") + 2):
-            package = ".".join(module.split(".")[:i])
-            if package not in sys.modules:
-                monkeypatch.setitem(
-                    sys.modules, package, types.ModuleType(package)
-                )
-        stub = type(name, (_Stub,), {"__module__": module})
-        setattr(sys.modules[module], name, stub)
+        *packages, name = path.split(".")
+        for module in itertools.accumulate(packages, "{}.{}".format):
+            if module not in sys.modules:
+                stub = types.ModuleType(module)
+                monkeypatch.setitem(sys.modules, module, stub)
+        stub = type(name, (_Stub,), {"__module__": ".".join(packages)})
+        setattr(sys.modules[".".join(packages)], name, stub)
 
 
 def _plain(value):
@@ -159,12 +159,10 @@ def test_states_survive_writing_and_reading(tmp_path, options):
     mxnet.save_states(tmp_path / "file", states)
     loaded = mxnet.load_states(tmp_path / "file")
     assert loaded[1:] == states[1:]
+    # The keys are of both types, which a tree's keys cannot be.
     assert list(loaded.slots) == list(SLOTS)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        list(loaded.slots.values()),
-        list(SLOTS.values()),
-    )
+    for key, slots in SLOTS.items():
+        jax.tree.map(np.testing.assert_array_equal, loaded.slots[key], slots)
 
 
 def test_a_finished_schedule_stays_finished(tmp_path):
@@ -179,15 +177,23 @@ def test_a_finished_schedule_stays_finished(tmp_path):
         assert loaded(8) == scheduler(8)
 
 
-def test_what_mxnet_does_not_have_is_not_written(tmp_path):
-    states = mxnet.UpdaterStates(SLOTS, 7, {})
-    options = {
-        "learning_rate": None,
-        "lr_scheduler": optax.cosine_decay_schedule(0.1, 10),
-    }
-    for refused, match in [
-        (states._replace(options=options), "one of MXNet's"),
-        (states._replace(num_update=None), "how many updates"),
-    ]:
-        with pytest.raises(ValueError, match=match):
-            mxnet.save_states(tmp_path / "file", refused)
+@pytest.mark.parametrize(
+    ("match", "num_update", "options"),
+    [
+        (
+            "one of MXNet's",
+            7,
+            {
+                "learning_rate": None,
+                "lr_scheduler": optax.cosine_decay_schedule(0.1, 10),
+            },
+        ),
+        ("how many updates", None, {}),
+    ],
+)
+def test_what_mxnet_does_not_have_is_not_written(
+    tmp_path, match, num_update, options
+):
+    states = mxnet.UpdaterStates(SLOTS, num_update, options)
+    with pytest.raises(ValueError, match=match):
+        mxnet.save_states(tmp_path / "file", states)

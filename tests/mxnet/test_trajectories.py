@@ -3,14 +3,12 @@
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import optax_ftml
-from tests.programs import mxnet_runs
+from tests.programs import mxnet_settings
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -32,21 +30,6 @@ def _chain(order, options):
     )
 
 
-def _trajectory(optimizer, setting):
-    params, grads = mxnet_runs.inputs(setting)
-
-    def step(carry, grads):
-        params, state = carry
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    grads = jax.tree.map(lambda *g: jnp.stack(g), *grads)
-    start = (params, optimizer.init(params))
-    _, params = jax.jit(lambda: jax.lax.scan(step, start, grads))()
-    return jax.tree.map(lambda p: p[np.array(setting["record"]) - 1], params)
-
-
 @pytest.mark.parametrize(
     ("order", "runs"),
     [("1.x", ["1.9.1"]), ("2.x", ["2.0.0b1_fused", "2.0.0b1_step"])],
@@ -54,17 +37,15 @@ def _trajectory(optimizer, setting):
 def test_agrees_with_mxnet(order, runs):
     recorded = [np.load(DATA / f"mxnet_trajectories_{run}.npz") for run in runs]
     settings = json.loads(str(recorded[0]["settings"]))
-    assert len(settings) >= 12
     for i, setting in enumerate(settings):
         optimizer = _chain(order, setting["options"])
-        for name, params in _trajectory(optimizer, setting).items():
-            for expected in (arrays[f"{i}/{name}"] for arrays in recorded):
-                assert params.dtype == expected.dtype == np.float32
-                size = np.max(np.abs(expected))
+        ours = mxnet_settings.trajectory(setting, optimizer)
+        for arrays in recorded:
+            for name, params in ours.items():
+                theirs = arrays[f"{i}/{name}"]
+                assert params.dtype == theirs.dtype == np.float32
+                atol = 1e-5 * np.max(np.abs(theirs))
+                message = f"{name} with {setting['options']}"
                 np.testing.assert_allclose(
-                    params,
-                    expected,
-                    rtol=0,
-                    atol=1e-5 * size,
-                    err_msg=f"{name} with {setting['options']}",
+                    params, theirs, rtol=0, atol=atol, err_msg=message
                 )

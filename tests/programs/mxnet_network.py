@@ -5,32 +5,32 @@ which writes the files of one version of MXNet into a directory:
 
     python3.10 tests/programs/mxnet_network.py record DIRECTORY
 
-or goes on with training from files that others have written:
+or goes on with training from files that others have written, NAME.params and
+NAME.states, and writes the weights into NAME.npz:
 
-    python3.10 tests/programs/mxnet_network.py resume KIND PARAMS STATES RESULT
+    python3.10 tests/programs/mxnet_network.py resume KIND NAME
 
 where the kind is "plain" or "multi_precision".
 """
 
+import pathlib
 import sys
 
 import numpy as np
 
-# Names in files of parameters, and Trainer's indices, which are by the order
-# of the names.
-NAMES = ["0.bias", "0.weight", "1.bias", "1.weight"]
+# By the names in files of parameters, in the order of Trainer's indices.
 SHAPES = {
-    "0.weight": (4, 3),
     "0.bias": (4,),
-    "1.weight": (2, 4),
+    "0.weight": (4, 3),
     "1.bias": (2,),
+    "1.weight": (2, 4),
 }
-
 OPTIONS = {"learning_rate": 0.02, "wd": 0.01, "clip_gradient": 0.1}
 SCHEDULER = {"step": 60, "factor": 0.5, "base_lr": 0.02}
 # Of Gluon's Parameters, which Trainer does not save.
 LR_MULT = {"1.weight": 0.5}
 WD_MULT = {"0.bias": 0.0, "1.bias": 0.0}
+DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 
 
 def data():
@@ -47,51 +47,43 @@ class Training:
 
     Args:
         mx: MXNet.
-        multi_precision: With weights in float16.
-        trained: Whether files are to be loaded, and options with them.
+        kind: "plain", or "multi_precision" with weights in float16.
+        options: The trainer's; none where they will come from a file.
     """
 
-    def __init__(self, mx, multi_precision, trained=False):
+    def __init__(self, mx, kind, options):
         self.mx = mx
-        self.is_2 = mx.__version__.startswith("2")
-        self.numpy = mx.np if self.is_2 else mx.nd
-        if self.is_2:
+        self.numpy = mx.nd
+        if mx.__version__.startswith("2"):
             mx.npx.set_np()
+            self.numpy = mx.np
         self.net = mx.gluon.nn.Sequential()
         self.net.add(mx.gluon.nn.Dense(4, in_units=3))
         self.net.add(mx.gluon.nn.Dense(2, in_units=4))
         self.net.initialize()
+        self.params = {
+            name: getattr(self.net[int(name[0])], name[2:]) for name in SHAPES
+        }
         random = np.random.RandomState(1)
-        for name in NAMES:
+        for name, parameter in self.params.items():
             value = 0.5 * random.standard_normal(SHAPES[name])
-            parameter = self.parameter(name)
             parameter.set_data(self.numpy.array(value))
             parameter.lr_mult = LR_MULT.get(name, 1.0)
             parameter.wd_mult = WD_MULT.get(name, 1.0)
-        if multi_precision:
+        if kind == "multi_precision":
             self.net.cast("float16")
-        options = {
-            **OPTIONS,
-            "lr_scheduler": mx.lr_scheduler.FactorScheduler(**SCHEDULER),
-        }
         self.trainer = mx.gluon.Trainer(
-            self.net.collect_params(),
-            "ftml",
-            {} if trained else {**options, "multi_precision": multi_precision},
+            self.net.collect_params(), "ftml", options
         )
-
-    def parameter(self, name):
-        layer, kind = name.split(".")
-        return getattr(self.net[int(layer)], kind)
 
     def train(self, steps):
         inputs, targets = map(self.numpy.array, data())
         for _ in range(steps):
             with self.mx.autograd.record():
                 # There is no matrix product in float16 on the CPU.
-                w0, b0, w1, b1 = (
-                    self.parameter(name).data().astype("float32")
-                    for name in ("0.weight", "0.bias", "1.weight", "1.bias")
+                b0, w0, b1, w1 = (
+                    parameter.data().astype("float32")
+                    for parameter in self.params.values()
                 )
                 hidden = self.numpy.tanh(self.numpy.dot(inputs, w0.T) + b0)
                 outputs = self.numpy.dot(hidden, w1.T) + b1
@@ -101,74 +93,57 @@ class Training:
 
 
 def record(mx, directory):
-    """Writes the files of a training of 200 steps."""
-    for multi_precision in (False, True):
-        training = Training(mx, multi_precision)
-        kind = "multi_precision" if multi_precision else "plain"
-        start = f"{directory}/{mx.__version__[0]}_{kind}"
-        for steps in (0, 100, 100):
-            training.train(steps)
-            count = training.trainer._optimizer.num_update
-            path = f"{start}_{count}"
-            training.net.save_parameters(path + ".params")
-            if count == 100:
-                training.trainer.save_states(path + "_trainer.states")
-                with open(path + "_updater.states", "wb") as file:
-                    updater = training.trainer._updaters[0]
-                    file.write(updater.get_states(dump_optimizer=False))
-    save_arrays(mx, directory)
-
-
-def save_arrays(mx, directory):
-    """Writes files of arrays in every form there is."""
+    """Writes the files of a training of 200 steps, and of arrays."""
     start = f"{directory}/{mx.__version__[0]}_"
-    dtypes = [
-        "float16",
-        "float32",
-        "float64",
-        "uint8",
-        "int8",
-        "int32",
-        "int64",
-    ]
-    if mx.__version__[0] == "2":
-        mx.npx.savez(
-            start + "dtypes.npz",
-            scalar=mx.np.array(2.5),
-            **{d: mx.np.array([[1, 2, 3]], dtype=d) for d in dtypes},
-        )
-        mx.npx.save(start + "array.npy", mx.np.array([[1, 2, 3]]))
-        mx.nd.save(
-            start + "np_shape.params",
-            [
-                mx.np.array(2.5).as_nd_ndarray(),
-                mx.np.zeros((0, 3)).as_nd_ndarray(),
-            ],
-        )
-        sparse = mx.nd.array([[0, 1], [0, 0]]).tostype("row_sparse")
-        mx.npx.savez(start + "sparse.npz", dense=mx.np.ones(2), sparse=sparse)
-        return
-    arrays = {d: mx.nd.array([[1, 2, 3]], dtype=d) for d in dtypes}
+    for kind in ("plain", "multi_precision"):
+        scheduler = mx.lr_scheduler.FactorScheduler(**SCHEDULER)
+        options = {**OPTIONS, "lr_scheduler": scheduler}
+        options["multi_precision"] = kind == "multi_precision"
+        training = Training(mx, kind, options)
+        training.net.save_parameters(f"{start}{kind}_0.params")
+        training.train(100)
+        training.net.save_parameters(f"{start}{kind}_100.params")
+        training.trainer.save_states(f"{start}{kind}_100_trainer.states")
+        updater = training.trainer._updaters[0]
+        states = updater.get_states(dump_optimizer=False)
+        pathlib.Path(f"{start}{kind}_100_updater.states").write_bytes(states)
+        training.train(100)
+        training.net.save_parameters(f"{start}{kind}_200.params")
+    save = save_arrays_2 if mx.__version__[0] == "2" else save_arrays_1
+    save(mx, start)
+
+
+def save_arrays_1(mx, start):
+    """Writes files of arrays in every form that MXNet 1 has."""
+    arrays = {d: mx.nd.array([[1, 2, 3]], dtype=d) for d in DTYPES}
     mx.nd.save(start + "named.params", arrays)
     mx.nd.save(start + "unnamed.params", list(arrays.values()))
     for kind in ("row_sparse", "csr"):
         sparse = mx.nd.array([[0, 1], [0, 0]]).tostype(kind)
-        mx.nd.save(
-            f"{start}{kind}.params",
-            {"dense": mx.nd.ones(2), "sparse": sparse},
-        )
+        arrays = {"dense": mx.nd.ones(2), "sparse": sparse}
+        mx.nd.save(f"{start}{kind}.params", arrays)
 
 
-def resume(mx, kind, params, states, result):
+def save_arrays_2(mx, start):
+    """Writes files of arrays in every form that MXNet 2 has."""
+    arrays = {d: mx.np.array([[1, 2, 3]], dtype=d) for d in DTYPES}
+    mx.npx.savez(start + "dtypes.npz", scalar=mx.np.array(2.5), **arrays)
+    mx.npx.save(start + "array.npy", mx.np.array([[1, 2, 3]]))
+    arrays = [mx.np.array(2.5), mx.np.zeros((0, 3))]
+    arrays = [array.as_nd_ndarray() for array in arrays]
+    mx.nd.save(start + "np_shape.params", arrays)
+    sparse = mx.nd.array([[0, 1], [0, 0]]).tostype("row_sparse")
+    mx.npx.savez(start + "sparse.npz", dense=mx.np.ones(2), sparse=sparse)
+
+
+def resume(mx, kind, name):
     """Trains for 100 steps more and writes the weights."""
-    training = Training(mx, kind == "multi_precision", trained=True)
-    training.net.load_parameters(params)
-    training.trainer.load_states(states)
+    training = Training(mx, kind, {})
+    training.net.load_parameters(name + ".params")
+    training.trainer.load_states(name + ".states")
     training.train(100)
-    np.savez(
-        result,
-        **{name: training.parameter(name).data().asnumpy() for name in NAMES},
-    )
+    weights = {n: p.data().asnumpy() for n, p in training.params.items()}
+    np.savez(name + ".npz", **weights)
 
 
 def main(command, *arguments):

@@ -10,7 +10,7 @@ A setting is a dict with the keys
     options    arguments of mxnet.optimizer.FTML, without the scheduler
     scheduler  None, or the name of an MXNet scheduler and its arguments
     lr_mult, wd_mult   factors by parameter
-    order      "1.x" or "2.x", whose MXNet it is for
+    order      "1.x" or "2.x", whose MXNet it is for; both without it
     params     shapes by parameter
     dtype      of the parameters
     seed, grad_scale   of the parameters' start and of the gradients
@@ -31,35 +31,46 @@ import warnings
 
 import numpy as np
 
+# The version of MXNet of each run, and its options.
+RUNS = {
+    "1.9.1": ("1.x", {}),
+    "fused": ("2.x", {"use_fused_step": True}),
+    "step": ("2.x", {"use_fused_step": False}),
+}
+
 
 def inputs(setting):
     """Returns a setting's first weights, and its gradients for every update."""
     # The legacy generator's stream is the same in every version of NumPy.
     random = np.random.RandomState(setting["seed"])
-    params = {
-        name: random.standard_normal(shape).astype(setting["dtype"])
-        for name, shape in setting["params"].items()
-    }
-    grads = [
-        {
-            name: (
-                setting["grad_scale"] * random.standard_normal(shape)
-            ).astype(setting["dtype"])
+
+    def normal(scale):
+        return {
+            name: (scale * random.standard_normal(shape)).astype(
+                setting["dtype"]
+            )
             for name, shape in setting["params"].items()
         }
-        for _ in range(setting["record"][-1])
-    ]
-    return params, grads
+
+    updates = setting["record"][-1]
+    return normal(1.0), [normal(setting["grad_scale"]) for _ in range(updates)]
 
 
 def run(mx, setting):
-    """Returns the recorded weights, by parameter."""
-    options = dict(setting["options"])
+    """Returns the recorded weights or learning rates, by parameter."""
+    # MXNet 1.x has another default learning rate.
+    options = {"learning_rate": 0.0025, **setting["options"]}
     if setting["scheduler"]:
         name, arguments = setting["scheduler"]
         options["lr_scheduler"] = getattr(mx.lr_scheduler, name)(**arguments)
     if "params" not in setting:
-        return {"learning_rate": learning_rates(mx, setting, options)}
+        # The optimizer sets the scheduler's base.
+        scheduler = mx.optimizer.FTML(**options).lr_scheduler
+        updates = range(1, setting["record"][-1] + 1)
+        rates = {update: scheduler(update) for update in updates}
+        return {
+            "learning_rate": np.array([rates[n] for n in setting["record"]])
+        }
     params, grads = inputs(setting)
     names = list(params)
     optimizer = mx.optimizer.FTML(
@@ -69,26 +80,15 @@ def run(mx, setting):
     # MXNet 1.x leaves out of weight decay what is not called "..._weight".
     optimizer.set_wd_mult({**dict.fromkeys(names, 1.0), **setting["wd_mult"]})
     updater = mx.optimizer.get_updater(optimizer)
-    weights = [
-        mx.nd.array(params[name], dtype=setting["dtype"]) for name in names
-    ]
+    weights = {n: mx.nd.array(x, dtype=x.dtype) for n, x in params.items()}
     recorded = {name: [] for name in names}
     for step, grad in enumerate(grads, start=1):
         for i, name in enumerate(names):
-            updater(
-                i, mx.nd.array(grad[name], dtype=setting["dtype"]), weights[i]
-            )
+            g = mx.nd.array(grad[name], dtype=setting["dtype"])
+            updater(i, g, weights[name])
             if step in setting["record"]:
-                recorded[name].append(weights[i].asnumpy())
+                recorded[name].append(weights[name].asnumpy())
     return {name: np.stack(values) for name, values in recorded.items()}
-
-
-def learning_rates(mx, setting, options):
-    """Returns the recorded learning rates; the optimizer sets the base."""
-    scheduler = mx.optimizer.FTML(**options).lr_scheduler
-    updates = range(1, setting["record"][-1] + 1)
-    values = [scheduler(update) for update in updates]
-    return np.array(values)[np.array(setting["record"]) - 1]
 
 
 def run_in(interpreter, settings):
@@ -100,6 +100,25 @@ def run_in(interpreter, settings):
         subprocess.run([interpreter, __file__, given, results], check=True)
         with np.load(results) as arrays:
             return dict(arrays)
+
+
+def run_all(settings, pythons):
+    """Returns the results of each run.
+
+    Args:
+        settings: The settings.
+        pythons: Interpreters with MXNet 1.9.1 and with MXNet 2.0.0b1.
+    """
+    results = {}
+    for name, (order, options) in RUNS.items():
+        given = [
+            {**s, "options": {**s["options"], **options}}
+            if s.get("order", order) == order
+            else None
+            for s in settings
+        ]
+        results[name] = run_in(pythons[order == "2.x"], given)
+    return results
 
 
 def main(settings_path, results_path):
