@@ -91,8 +91,8 @@ def ftml(
             "/") or pattern of paths (as in :mod:`fnmatch`). A path goes before
             patterns, a pattern before later ones. Without an entry it is 1.
             Paths of Flax NNX's parameters do without their "/value".
-        wd_mult: Factors of `wd`, likewise. Mind that MXNet 1.x gives those
-            parameters 0 whose names end in neither "_weight" nor "_gamma" when
+        wd_mult: Factors of `wd`, likewise. MXNet 1.x gives 0 to those
+            parameters whose names end in neither "_weight" nor "_gamma" when
             it has their names from `param_idx2name`.
         begin_num_update: The number of updates to start counting from.
         multi_precision: Keep a float32 copy of parameters in lower precision
