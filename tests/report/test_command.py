@@ -5,7 +5,7 @@ import math
 import pytest
 
 from optax_ftml import __main__
-from optax_ftml._report import _command
+from optax_ftml._report import _models
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from optax_ftml._report import _command
     ],
 )
 def test_models_have_their_published_sizes(model, leaves, size):
-    shapes = _command.SHAPES[model]
+    shapes = _models.SHAPES[model]
     assert (len(shapes), sum(map(math.prod, shapes))) == (leaves, size)
 
 
