@@ -12,8 +12,6 @@ import optax_ftml
 LOW = [jnp.bfloat16, jnp.float16]
 OPTIMIZERS = {
     "adamw": lambda: optax.adamw(3e-3, weight_decay=0.1),
-    "sgd": lambda: optax.sgd(1e-2, momentum=0.9),
-    "ftml": lambda: optax_ftml.ftml(optax.cosine_decay_schedule(0.1, 50)),
     "box": lambda: optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-1, 1)),
     "inject": lambda: optax.inject_hyperparams(optax_ftml.ftml)(3e-3),
 }
@@ -83,35 +81,33 @@ def test_is_the_float32_run_rounded(name, dtype):
 
 
 @pytest.mark.parametrize("grads", ["low", "float32"])
-@pytest.mark.parametrize("size", ["small", "any"])
 @pytest.mark.parametrize("dtype", LOW)
-def test_lands_on_the_copy_however_far_the_step(dtype, size, grads):
+def test_lands_on_the_copy_however_far_the_step(dtype, grads):
     optimizer = optax_ftml.with_master_params(optax.scale(-1.0))
     step = _stepper(optimizer)
     largest = float(np.log2(float(jnp.finfo(dtype).max))) - 4
     rng = np.random.default_rng(0)
 
     def draw():
-        magnitude = 2 ** rng.uniform(-largest / 2, largest, size=100_000)
-        return np.where(rng.random(100_000) < 0.5, magnitude, -magnitude)
+        magnitude = 2 ** rng.uniform(-largest / 2, largest, size=20_000)
+        return rng.choice([-1, 1], 20_000) * magnitude
 
     params = jnp.asarray(draw(), dtype)
     state = optimizer.init(params)
-    grad_dtype = dtype if grads == "low" else jnp.float32
-    for _ in range(5):
+    for is_small in [True, False, True, False]:
         before = np.float64(state.master)
         change = before * rng.uniform(-0.4, 0.4, size=before.shape)
-        wanted = change if size == "small" else before - draw()
-        g = jnp.asarray(wanted, grad_dtype)
+        wanted = change if is_small else before - draw()
+        g = jnp.asarray(wanted, dtype if grads == "low" else jnp.float32)
         params, state = step(params, state, g)
         _assert_is_rounded(params, state.master)
         g = np.float64(g)
         error = np.abs(np.float64(state.master) - (before - g))
         # Each of the two roundings loses half a unit, and stopping short of
         # the target one unit more.
-        is_exact = size == "small" or grads == "float32"
+        is_exact = is_small or grads == "float32"
         unit = 2.0**-23 if is_exact else float(jnp.finfo(dtype).eps)
-        assert np.max(error / (np.abs(before) + np.abs(g))) < 2 * unit
+        assert np.all(error <= 2 * unit * (np.abs(before) + np.abs(g)))
 
 
 @pytest.mark.parametrize("dtype", LOW)
@@ -142,16 +138,14 @@ def test_float16_steps_below_its_normal_numbers_survive():
     _assert_is_rounded(params, state.master)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-def test_follows_parameters_that_something_else_moved(jit):
+def test_follows_parameters_that_something_else_moved():
     optimizer = optax_ftml.with_master_params(optax.sgd(1e-3))
-    with jax.disable_jit(not jit):
-        step = _stepper(optimizer)
-        params = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
-        ones = jnp.ones_like(params)
-        params, state = step(params, optimizer.init(params), ones)
-        untouched = np.asarray(state.master)
-        params, state = step(params.at[1].set(5.0), state, ones)
+    step = _stepper(optimizer)
+    params = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
+    ones = jnp.ones_like(params)
+    params, state = step(params, optimizer.init(params), ones)
+    untouched = np.asarray(state.master)
+    params, state = step(params.at[1].set(5.0), state, ones)
     np.testing.assert_allclose(
         state.master, [untouched[0] - 1e-3, 5 - 1e-3, untouched[2] - 1e-3]
     )
@@ -206,8 +200,8 @@ def test_an_infinite_step_stays_infinite():
     optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
     params = jnp.ones(2, jnp.bfloat16)
     grads = jnp.array([jnp.inf, jnp.nan], jnp.bfloat16)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    np.testing.assert_array_equal(np.float32(updates), [-np.inf, np.nan])
+    after, _ = _stepper(optimizer)(params, optimizer.init(params), grads)
+    np.testing.assert_array_equal(np.float32(after), [-np.inf, np.nan])
 
 
 def test_partition_inside_and_extra_arguments():
@@ -222,10 +216,10 @@ def test_partition_inside_and_extra_arguments():
         )
     )
     state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
     for t in range(5):
-        updates, state = optimizer.update(
-            _grads(params, t), state, params, value=jnp.float32(1.0)
-        )
+        grads = _grads(params, t)
+        updates, state = update(grads, state, params, value=jnp.float32(1.0))
         params = optax.apply_updates(params, updates)
     _assert_is_rounded(params, state.master)
     assert state.inner_state[1].scale < 1
