@@ -113,27 +113,18 @@ def test_lands_on_the_copy_however_far_the_step(dtype, grads):
 @pytest.mark.parametrize("dtype", LOW)
 def test_small_steps_survive_a_loop(dtype):
     # Compiled into one loop, where XLA may keep more digits than asked for.
-    optimizer = optax_ftml.with_master_params(optax.sgd(1e-4))
+    # 2e-7 is below the normal numbers of float16.
+    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
     step = _stepper(optimizer)
-    ones = jnp.ones((8,), dtype)
+    start = jnp.array([1.0, 1e-2, 3e-5], dtype)
+    grads = jnp.array([1e-4, 2e-7, 2e-7], dtype)
     (params, state), _ = jax.lax.scan(
-        lambda carry, _: (step(*carry, ones), None),
-        (ones, optimizer.init(ones)),
-        length=1000,
+        lambda carry, _: (step(*carry, grads), None),
+        (start, optimizer.init(start)),
+        length=100,
         unroll=4,
     )
-    np.testing.assert_allclose(state.master, 0.9, rtol=1e-4)
-    _assert_is_rounded(params, state.master)
-
-
-def test_float16_steps_below_its_normal_numbers_survive():
-    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
-    params = jnp.array([1e-2, 3e-5], jnp.float16)
-    step, state = _stepper(optimizer), optimizer.init(params)
-    for _ in range(100):
-        params, state = step(params, state, jnp.full(2, 2e-7, jnp.float16))
-    start = np.float64(np.float16([1e-2, 3e-5]))
-    expected = start - 100 * np.float64(np.float16(2e-7))
+    expected = np.float64(start) - 100 * np.float64(grads)
     np.testing.assert_allclose(state.master, expected, rtol=1e-3)
     _assert_is_rounded(params, state.master)
 
@@ -182,26 +173,18 @@ def test_wide_parameters_keep_no_copy(x64):
 
 
 @pytest.mark.parametrize("dtype", LOW)
-def test_a_step_beyond_the_largest_number_ends_there_and_comes_back(dtype):
-    largest = jnp.finfo(dtype).max
-    params = jnp.full(2, largest, dtype)
+def test_a_finite_step_stays_finite_and_comes_back(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    params = jnp.full(4, largest, dtype)
     optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
     step, state = _stepper(optimizer), optimizer.init(params)
     # Rounded to nearest, 1.003 times the largest number is infinite.
-    grads = jnp.array([-0.003, 0.0], jnp.float32) * largest
+    grads = jnp.array([-0.003 * largest, 0, jnp.inf, jnp.nan], jnp.float32)
     params, state = step(params, state, grads)
-    np.testing.assert_array_equal(params, jnp.full(2, largest, dtype))
-    grads = jnp.full(2, 0.5, jnp.float32) * largest
-    params, state = step(params, state, grads)
-    np.testing.assert_array_equal(params, jnp.full(2, 0.5 * largest, dtype))
-
-
-def test_an_infinite_step_stays_infinite():
-    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
-    params = jnp.ones(2, jnp.bfloat16)
-    grads = jnp.array([jnp.inf, jnp.nan], jnp.bfloat16)
-    after, _ = _stepper(optimizer)(params, optimizer.init(params), grads)
-    np.testing.assert_array_equal(np.float32(after), [-np.inf, np.nan])
+    expected = [largest, largest, -np.inf, np.nan]
+    np.testing.assert_array_equal(np.float32(params), np.float32(expected))
+    params, state = step(params, state, jnp.full(4, largest / 2, jnp.float32))
+    np.testing.assert_array_equal(np.float32(params[:2]), largest / 2)
 
 
 def test_partition_inside_and_extra_arguments():
