@@ -111,8 +111,8 @@ class FusionReport:
                 for (kind, nbytes), count in collectives
             )
             or "none",
-            "bytes of temporary memory": f"{self.temporary_bytes:,}",
-            "bytes of state per parameter": f"{state:.2f}",
+            "temporary memory": f"{self.temporary_bytes:,} bytes",
+            "state bytes per parameter": f"{state:.2f}",
             "bytes moved per parameter": f"{moved:.2f}",
             "XLA's estimate of the same": f"{estimate:.2f}",
             "seconds to trace": f"{self.trace_seconds:.2f}",

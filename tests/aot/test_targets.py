@@ -51,7 +51,8 @@ def test_a_step_is_one_kernel_per_leaf_and_the_fewest_bytes(
 ):
     alone = report(FORMS[form], target, "gpt2", dtype)
     assert alone.kernels == alone.fusions == alone.leaves == 148
-    assert alone.scalar_kernels <= 5 + 10 * (target != "h100")
+    is_tpu = target.startswith("tpu")
+    assert alone.scalar_kernels <= {"delta": 2, "leader": 5}[form] + 10 * is_tpu
     assert alone.copies == 0
     assert alone.temporary_bytes < 64 * 1024
     state_bytes = STATE_BYTES[form]
@@ -60,7 +61,7 @@ def test_a_step_is_one_kernel_per_leaf_and_the_fewest_bytes(
     least = 3 * jnp.dtype(dtype).itemsize + 2 * state_bytes
     assert alone.moved_bytes_per_parameter == pytest.approx(least, 1e-2)
     # XLA counts the transfers to on-chip memory and the reading from it.
-    if target != "h100":
+    if is_tpu:
         assert alone.transfers > 0
         assert alone.xla_bytes_accessed > alone.moved_bytes
 
