@@ -94,8 +94,10 @@ class FusionReport:
         """Returns a table."""
         state = self.state_bytes_per_parameter
         moved = self.moved_bytes_per_parameter
-        estimate = self.xla_bytes_accessed or math.nan
-        estimate /= max(self.device_parameters, 1)
+        estimate = "none"
+        if self.xla_bytes_accessed is not None:
+            size = max(self.device_parameters, 1)
+            estimate = f"{self.xla_bytes_accessed / size:.2f}"
         collectives = collections.Counter(self.collectives).items()
         rows = {
             "target": self.target,
@@ -114,7 +116,7 @@ class FusionReport:
             "temporary memory": f"{self.temporary_bytes:,} bytes",
             "state bytes per parameter": f"{state:.2f}",
             "bytes moved per parameter": f"{moved:.2f}",
-            "XLA's estimate of the same": f"{estimate:.2f}",
+            "XLA's estimate of the same": estimate,
             "seconds to trace": f"{self.trace_seconds:.2f}",
             "seconds to compile": f"{self.compile_seconds:.2f}",
         }
