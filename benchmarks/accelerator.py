@@ -30,8 +30,8 @@ import run
 from parts import trees
 
 import optax_ftml
-from optax_ftml._report import _command
 from optax_ftml._report import _hlo
+from optax_ftml._report import _models
 
 RATE = 1e-3
 PAUSE = 0.02  # Seconds between steps, to tell them apart in a profile.
@@ -287,7 +287,7 @@ def main():
         known = [name for name in TARGETS if name in kind]
         args.target = TARGETS[known[0]] if known else None
     args.trees = {
-        "GPT-2 small": _command.SHAPES["gpt2"],
+        "GPT-2 small": _models.SHAPES["gpt2"],
         "1,000 small leaves": trees.many_leaves(),
     }
     args.rows = (4096, 1024)

@@ -5,6 +5,7 @@ script: libtpu takes its settings from the environment, keeps a lock file for
 as long as its process lives, logs to standard error, and may abort.
 """
 
+import functools
 import importlib.util
 import os
 import pickle
@@ -12,11 +13,9 @@ import subprocess
 import sys
 import time
 from typing import Any
-from typing import NamedTuple
 
 import jax
 from jax import export
-from jax.experimental import mesh_utils
 from jax.experimental import topologies
 
 # XLA's GpuTargetConfigProto, from NVIDIA's data sheets and the table of compute
@@ -54,19 +53,9 @@ _GPU_CONFIG = """
 """
 
 
-class Compiled(NamedTuple):
-    """A compiled program. The fields are those of FusionReport."""
-
-    hlo: str
-    temporary_bytes: int
-    xla_bytes_accessed: float | None
-    compile_seconds: float
-    trace_seconds: float = 0.0
-
-
 def compile_step(
     jitted: Any, args: tuple[Any, Any], target: str | None
-) -> Compiled:
+) -> dict[str, Any]:
     """Compiles a jitted function whose first argument is donated.
 
     Args:
@@ -76,7 +65,8 @@ def compile_step(
         target: The name of a target, or None for the default device.
 
     Returns:
-        The compiled program.
+        The program, its memory and the times, by the names of the fields of
+        :class:`optax_ftml.FusionReport`.
 
     Raises:
         ValueError: An unknown target, one that its compiler refuses, or one
@@ -97,7 +87,20 @@ def compile_step(
         if target is None
         else _compile_elsewhere(target, traced.serialize(), args)
     )
-    return compiled._replace(trace_seconds=seconds)
+    return {"trace_seconds": seconds, **compiled}
+
+
+def _compile(lowered, options=None):
+    start = time.perf_counter()
+    compiled = lowered.compile(options)
+    return {
+        "compile_seconds": time.perf_counter() - start,
+        "hlo": compiled.as_text(),
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "xla_bytes_accessed": (compiled.cost_analysis() or {}).get(
+            "bytes accessed"
+        ),
+    }
 
 
 def _installed_platform(target):
@@ -122,24 +125,10 @@ def _installed_platform(target):
     return platform
 
 
-def _compile(lowered, options=None):
-    start = time.perf_counter()
-    compiled = lowered.compile(options)
-    return Compiled(
-        compile_seconds=time.perf_counter() - start,
-        hlo=compiled.as_text(),
-        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
-        xla_bytes_accessed=(compiled.cost_analysis() or {}).get(
-            "bytes accessed"
-        ),
-    )
-
-
-def _compile_elsewhere(*request):
-    target, *_ = request
+def _compile_elsewhere(target, *request):
     process = subprocess.run(
         [sys.executable, "-P", __file__],
-        input=pickle.dumps(request),
+        input=pickle.dumps((target, *request)),
         capture_output=True,
         env={
             **os.environ,
@@ -161,16 +150,15 @@ def _compile_elsewhere(*request):
     result = pickle.loads(process.stdout)
     if isinstance(result, Exception):
         raise result
-    return Compiled(*result)
+    return result
 
 
 def _main():
     # What libraries print goes to standard error, and the result alone out.
     output = os.dup(1)
     os.dup2(2, 1)
-    request = pickle.load(sys.stdin.buffer)
     try:
-        result = tuple(_compile_exported(*request))
+        result = _compile_exported(*pickle.load(sys.stdin.buffer))
     except (MemoryError, ValueError) as error:
         result = error
     with os.fdopen(output, "wb") as file:
@@ -180,7 +168,20 @@ def _main():
 def _compile_exported(target, serialized, args):
     exported = export.deserialize(bytearray(serialized))
     devices = _devices(target, exported.nr_devices)
-    args = jax.tree.map(lambda x: _place(x, devices), args)
+
+    @functools.cache
+    def concrete(sharding):
+        if sharding is None:
+            return jax.sharding.SingleDeviceSharding(devices[0])
+        mesh = jax.make_mesh(
+            sharding.mesh.axis_sizes,
+            sharding.mesh.axis_names,
+            axis_types=sharding.mesh.axis_types,
+            devices=devices,
+        )
+        return jax.sharding.NamedSharding(mesh, sharding.spec)
+
+    args = jax.tree.map(lambda x: x.update(sharding=concrete(x.sharding)), args)
     lowered = jax.jit(exported.call, donate_argnums=0).lower(*args)
     # Autotuning would run kernels.
     options = {"xla_gpu_autotune_level": "0"} if target in _GPUS else None
@@ -220,22 +221,6 @@ def _devices(target, count):
             f"mesh {count}: give the mesh as many."
         )
     return devices[:count]
-
-
-def _place(x, devices):
-    if x.sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(devices[0])
-    else:
-        mesh = x.sharding.mesh
-        sharding = jax.sharding.NamedSharding(
-            jax.sharding.Mesh(
-                mesh_utils.create_device_mesh(mesh.axis_sizes, devices),
-                mesh.axis_names,
-                axis_types=mesh.axis_types,
-            ),
-            x.sharding.spec,
-        )
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,13 @@ class FusionReport:
 
     def __str__(self) -> str:
         """Returns a table."""
-
-        def per_parameter(nbytes):
-            return f"{nbytes / max(self.device_parameters, 1):.2f}"
-
-        estimate = self.xla_bytes_accessed
+        state = self.state_bytes_per_parameter
+        moved = self.moved_bytes_per_parameter
+        estimate = "none"
+        if self.xla_bytes_accessed is not None:
+            size = max(self.device_parameters, 1)
+            estimate = f"{self.xla_bytes_accessed / size:.2f}"
+        collectives = collections.Counter(self.collectives).items()
         rows = {
             "target": self.target,
             "parameters": f"{self.parameters:,} in {self.leaves:,} leaves",
@@ -104,36 +106,22 @@ class FusionReport:
             "kernels": f"{self.kernels:,} ({self.fusions:,} fusions)",
             "kernels per leaf": f"{self.kernels_per_leaf:.2f}",
             "kernels on scalars alone": f"{self.scalar_kernels:,}",
-            "copies": f"{self.copies:,} ({_si(self.copied_bytes)})",
+            "copies": f"{self.copies:,} ({self.copied_bytes:,} bytes)",
             "transfers to and from on-chip memory": f"{self.transfers:,}",
-            "collectives": _by_kind(self.collectives),
-            "temporary memory": _si(self.temporary_bytes),
-            "state bytes per parameter": per_parameter(self.state_bytes),
-            "bytes moved per parameter": per_parameter(self.moved_bytes),
-            "XLA's estimate of the same": (
-                "none" if estimate is None else per_parameter(estimate)
-            ),
+            "collectives": ", ".join(
+                f"{count} {kind} of {nbytes:,} bytes"
+                for (kind, nbytes), count in collectives
+            )
+            or "none",
+            "temporary memory": f"{self.temporary_bytes:,} bytes",
+            "state bytes per parameter": f"{state:.2f}",
+            "bytes moved per parameter": f"{moved:.2f}",
+            "XLA's estimate of the same": estimate,
             "seconds to trace": f"{self.trace_seconds:.2f}",
             "seconds to compile": f"{self.compile_seconds:.2f}",
         }
         width = max(map(len, rows))
         return "\n".join(f"{k:<{width}}  {v}" for k, v in rows.items())
-
-
-def _si(nbytes):
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.4g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.4g} GB"
-
-
-def _by_kind(collectives):
-    sizes = collections.defaultdict(list)
-    for kind, nbytes in collectives:
-        sizes[kind].append(nbytes)
-    texts = [f"{len(x)} {kind} ({_si(sum(x))})" for kind, x in sizes.items()]
-    return ", ".join(texts) or "none"
 
 
 def fusion_report(
@@ -206,8 +194,8 @@ def fusion_report(
         state_bytes=sum(
             _device_size(x) * x.dtype.itemsize for x in jax.tree.leaves(state)
         ),
-        **vars(_hlo.count(compiled.hlo)),
-        **compiled._asdict(),
+        **vars(_hlo.count(compiled["hlo"])),
+        **compiled,
     )
 
 
@@ -237,9 +225,7 @@ def _sharded_like(params, state):
         ends = (path[start:] for start in range(len(path) + 1))
         param = next((of_path[end] for end in ends if end in of_path), x)
         sharding = param.sharding if param.shape == x.shape else None
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=x.sharding or sharding or replicated
-        )
+        return x.update(sharding=x.sharding or sharding or replicated)
 
     return jax.tree_util.tree_map_with_path(shard, state)
 

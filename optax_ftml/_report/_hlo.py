@@ -60,25 +60,16 @@ def count(text: str) -> Counts:
 
 
 class _Array(NamedTuple):
-    bits: int
     size: int
+    nbytes: int
     memory_space: int  # 0 is the device's main memory (HBM).
-
-    @property
-    def nbytes(self) -> int:
-        return math.ceil(self.bits * self.size / 8)
 
 
 class _Instruction(NamedTuple):
     opcode: str
     result: list[_Array]
     operands: list[str]  # Names of instructions.
-    attributes: str
-
-    @property
-    def called(self) -> list[str]:
-        """Names of the computations that it calls."""
-        return re.findall(r"%([\w.\-]+)", self.attributes.split("metadata=")[0])
+    called: list[str]  # Names of computations.
 
 
 def _parse(text):
@@ -89,18 +80,20 @@ def _parse(text):
         if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = header[2]
             entry = name if header[1] else entry
-        # %name = result opcode(operands), attribute=..., attribute=...
+        # %name = result opcode(operands), attribute=..., metadata=...
         elif parts := re.match(
             r"\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*)", line
         ):
-            operands, *attributes = re.split(
-                r"\), (?=[\w\-]+=)", parts[4], maxsplit=1
-            )
+            call = parts[4].split("metadata=")[0]
+            operands, _, attributes = call.partition("), ")
             computations[name][parts[1]] = _Instruction(
-                opcode=parts[3],
-                result=_parse_arrays(parts[2]),
-                operands=re.findall(r"%([\w.\-]+)", operands),
-                attributes="".join(attributes),
+                # A custom call of a TPU that executes nothing.
+                "bitcast" if "ConcatBitcast" in attributes else parts[3],
+                _parse_arrays(parts[2]),
+                *(
+                    re.findall(r"%([\w.\-]+)", x)
+                    for x in (operands, attributes)
+                ),
             )
     return entry, computations
 
@@ -111,12 +104,13 @@ def _parse_arrays(text):
     for dtype, dims, layout in re.findall(
         r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", text
     ):
+        size = math.prod(int(d) for d in dims.split(",") if d)
         bits = re.search(r"\d+", dtype)
         space = re.search(r"S\((\d+)\)", layout)
         arrays.append(
             _Array(
-                bits=int(bits[0]) if bits else 8 * (dtype == "pred"),
-                size=math.prod(int(d) for d in dims.split(",") if d),
+                size=size,
+                nbytes=math.ceil(size * (int(bits[0]) if bits else 8) / 8),
                 memory_space=int(space[1]) if space else 0,
             )
         )
@@ -130,19 +124,9 @@ def _executed(computation, computations):
         if opcode in _CALLS:
             for name in instruction.called:
                 yield from _executed(computations[name], computations)
-        elif not (
-            opcode in _FREE
-            or opcode.endswith("-done")
-            or "ConcatBitcast" in instruction.attributes
-        ):
-            yield (
-                instruction,
-                [
-                    array
-                    for name in dict.fromkeys(instruction.operands)
-                    for array in computation[name].result
-                ],
-            )
+        elif opcode not in _FREE and not opcode.endswith("-done"):
+            names = dict.fromkeys(instruction.operands)
+            yield instruction, [x for n in names for x in computation[n].result]
 
 
 def _add(counts, instruction, operands, computations):
@@ -152,7 +136,7 @@ def _add(counts, instruction, operands, computations):
         result = result[:1]  # Then come its source and a semaphore.
     elif opcode == "slice-start":
         result = result[1:2]  # After its source, of which it reads a part.
-        operands = [operands[0]._replace(size=result[0].size)]
+        operands = [operands[0]._replace(nbytes=result[0].nbytes)]
     elif opcode.startswith(_COLLECTIVES):
         result = result[-1:] if opcode != kind else result
         counts.collectives += ((kind, sum(x.nbytes for x in result)),)

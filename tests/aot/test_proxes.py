@@ -6,10 +6,6 @@ Needs the `aot` extra and is therefore run by name: pytest tests/aot
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import optax_ftml
 from optax_ftml import prox
@@ -20,33 +16,38 @@ ONE_UNKNOWN = {
     "l2_ball": prox.l2_ball(axis=-1),
     "top_k": prox.top_k(9, axis=-1),
 }
-TARGETS = pytest.mark.parametrize("target", ["h100", "tpu:v5e:4x2"])
+ALONG_A_LINE = {
+    "monotone": prox.monotone(),
+    "total_variation": prox.total_variation(0.1),
+}
+every_target = pytest.mark.parametrize("target", ["h100", "tpu:v5e:4x2"])
 
 
-def report(f, target, spec):
-    mesh = AbstractMesh((8,), ("x",), axis_types=(AxisType.Auto,))
+def collectives(f, target, *spec):
+    mesh = jax.sharding.AbstractMesh(
+        (8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    sharding = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec(*spec)
+    )
     params = jax.ShapeDtypeStruct(
-        (ROWS, COLUMNS), jnp.float32, sharding=NamedSharding(mesh, spec)
+        (ROWS, COLUMNS), jnp.float32, sharding=sharding
     )
-    return optax_ftml.fusion_report(
-        optax_ftml.ftml(prox=f), {"w": params}, target
-    )
+    optimizer = optax_ftml.ftml(prox=f)
+    return optax_ftml.fusion_report(optimizer, params, target).collectives
 
 
-@TARGETS
+@every_target
 @pytest.mark.parametrize("name", ONE_UNKNOWN)
 def test_sums_of_slices_are_all_that_is_sent(name, target):
-    sent = report(ONE_UNKNOWN[name], target, P(None, "x")).collectives
+    sent = collectives(ONE_UNKNOWN[name], target, None, "x")
     assert sent
     assert all(kind.startswith("all-reduce") for kind, _ in sent)
     assert all(nbytes <= ROWS * 8 * 4 for _, nbytes in sent)
 
 
-@TARGETS
-@pytest.mark.parametrize(
-    "f",
-    [*ONE_UNKNOWN.values(), prox.monotone(), prox.total_variation(0.1)],
-    ids=[*ONE_UNKNOWN, "monotone", "total_variation"],
-)
-def test_whole_slices_send_nothing(f, target):
-    assert report(f, target, P("x")).collectives == ()
+@every_target
+@pytest.mark.parametrize("name", ONE_UNKNOWN | ALONG_A_LINE)
+def test_whole_slices_send_nothing(name, target):
+    f = (ONE_UNKNOWN | ALONG_A_LINE)[name]
+    assert collectives(f, target, "x") == ()

@@ -17,11 +17,9 @@ OPTIMIZER = optax.chain(
 @pytest.mark.parametrize(
     ("target", "name", "devices", "axis_type"),
     [
-        ("h100", "gpt2", 1, AxisType.Auto),
         ("h100", "mlp", 8, AxisType.Auto),
         ("h100", "llama3-70b", 256, AxisType.Auto),
         ("h100", "llama3-70b", 256, AxisType.Explicit),
-        ("tpu:v5e:2x2", "gpt2", 1, AxisType.Auto),
         ("tpu:v5e:4x2", "mlp", 8, AxisType.Auto),
         ("tpu:v5e:4x2", "mlp", 8, AxisType.Explicit),
         ("tpu:v5e:16x16", "llama3-70b", 256, AxisType.Auto),

@@ -12,8 +12,6 @@ import optax_ftml
 LOW = [jnp.bfloat16, jnp.float16]
 OPTIMIZERS = {
     "adamw": lambda: optax.adamw(3e-3, weight_decay=0.1),
-    "sgd": lambda: optax.sgd(1e-2, momentum=0.9),
-    "ftml": lambda: optax_ftml.ftml(optax.cosine_decay_schedule(0.1, 50)),
     "box": lambda: optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-1, 1)),
     "inject": lambda: optax.inject_hyperparams(optax_ftml.ftml)(3e-3),
 }
@@ -83,75 +81,62 @@ def test_is_the_float32_run_rounded(name, dtype):
 
 
 @pytest.mark.parametrize("grads", ["low", "float32"])
-@pytest.mark.parametrize("size", ["small", "any"])
 @pytest.mark.parametrize("dtype", LOW)
-def test_lands_on_the_copy_however_far_the_step(dtype, size, grads):
+def test_lands_on_the_copy_however_far_the_step(dtype, grads):
     optimizer = optax_ftml.with_master_params(optax.scale(-1.0))
     step = _stepper(optimizer)
     largest = float(np.log2(float(jnp.finfo(dtype).max))) - 4
     rng = np.random.default_rng(0)
 
     def draw():
-        magnitude = 2 ** rng.uniform(-largest / 2, largest, size=100_000)
-        return np.where(rng.random(100_000) < 0.5, magnitude, -magnitude)
+        magnitude = 2 ** rng.uniform(-largest / 2, largest, size=20_000)
+        return rng.choice([-1, 1], 20_000) * magnitude
 
     params = jnp.asarray(draw(), dtype)
     state = optimizer.init(params)
-    grad_dtype = dtype if grads == "low" else jnp.float32
-    for _ in range(5):
+    for is_small in [True, False, True, False]:
         before = np.float64(state.master)
         change = before * rng.uniform(-0.4, 0.4, size=before.shape)
-        wanted = change if size == "small" else before - draw()
-        g = jnp.asarray(wanted, grad_dtype)
+        wanted = change if is_small else before - draw()
+        g = jnp.asarray(wanted, dtype if grads == "low" else jnp.float32)
         params, state = step(params, state, g)
         _assert_is_rounded(params, state.master)
         g = np.float64(g)
         error = np.abs(np.float64(state.master) - (before - g))
         # Each of the two roundings loses half a unit, and stopping short of
         # the target one unit more.
-        is_exact = size == "small" or grads == "float32"
+        is_exact = is_small or grads == "float32"
         unit = 2.0**-23 if is_exact else float(jnp.finfo(dtype).eps)
-        assert np.max(error / (np.abs(before) + np.abs(g))) < 2 * unit
+        assert np.all(error <= 2 * unit * (np.abs(before) + np.abs(g)))
 
 
 @pytest.mark.parametrize("dtype", LOW)
 def test_small_steps_survive_a_loop(dtype):
     # Compiled into one loop, where XLA may keep more digits than asked for.
-    optimizer = optax_ftml.with_master_params(optax.sgd(1e-4))
+    # 2e-7 is below the normal numbers of float16.
+    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
     step = _stepper(optimizer)
-    ones = jnp.ones((8,), dtype)
+    start = jnp.array([1.0, 1e-2, 3e-5], dtype)
+    grads = jnp.array([1e-4, 2e-7, 2e-7], dtype)
     (params, state), _ = jax.lax.scan(
-        lambda carry, _: (step(*carry, ones), None),
-        (ones, optimizer.init(ones)),
-        length=1000,
+        lambda carry, _: (step(*carry, grads), None),
+        (start, optimizer.init(start)),
+        length=100,
         unroll=4,
     )
-    np.testing.assert_allclose(state.master, 0.9, rtol=1e-4)
-    _assert_is_rounded(params, state.master)
-
-
-def test_float16_steps_below_its_normal_numbers_survive():
-    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
-    params = jnp.array([1e-2, 3e-5], jnp.float16)
-    step, state = _stepper(optimizer), optimizer.init(params)
-    for _ in range(100):
-        params, state = step(params, state, jnp.full(2, 2e-7, jnp.float16))
-    start = np.float64(np.float16([1e-2, 3e-5]))
-    expected = start - 100 * np.float64(np.float16(2e-7))
+    expected = np.float64(start) - 100 * np.float64(grads)
     np.testing.assert_allclose(state.master, expected, rtol=1e-3)
     _assert_is_rounded(params, state.master)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-def test_follows_parameters_that_something_else_moved(jit):
+def test_follows_parameters_that_something_else_moved():
     optimizer = optax_ftml.with_master_params(optax.sgd(1e-3))
-    with jax.disable_jit(not jit):
-        step = _stepper(optimizer)
-        params = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
-        ones = jnp.ones_like(params)
-        params, state = step(params, optimizer.init(params), ones)
-        untouched = np.asarray(state.master)
-        params, state = step(params.at[1].set(5.0), state, ones)
+    step = _stepper(optimizer)
+    params = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
+    ones = jnp.ones_like(params)
+    params, state = step(params, optimizer.init(params), ones)
+    untouched = np.asarray(state.master)
+    params, state = step(params.at[1].set(5.0), state, ones)
     np.testing.assert_allclose(
         state.master, [untouched[0] - 1e-3, 5 - 1e-3, untouched[2] - 1e-3]
     )
@@ -188,26 +173,18 @@ def test_wide_parameters_keep_no_copy(x64):
 
 
 @pytest.mark.parametrize("dtype", LOW)
-def test_a_step_beyond_the_largest_number_ends_there_and_comes_back(dtype):
-    largest = jnp.finfo(dtype).max
-    params = jnp.full(2, largest, dtype)
+def test_a_finite_step_stays_finite_and_comes_back(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    params = jnp.full(4, largest, dtype)
     optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
     step, state = _stepper(optimizer), optimizer.init(params)
     # Rounded to nearest, 1.003 times the largest number is infinite.
-    grads = jnp.array([-0.003, 0.0], jnp.float32) * largest
+    grads = jnp.array([-0.003 * largest, 0, jnp.inf, jnp.nan], jnp.float32)
     params, state = step(params, state, grads)
-    np.testing.assert_array_equal(params, jnp.full(2, largest, dtype))
-    grads = jnp.full(2, 0.5, jnp.float32) * largest
-    params, state = step(params, state, grads)
-    np.testing.assert_array_equal(params, jnp.full(2, 0.5 * largest, dtype))
-
-
-def test_an_infinite_step_stays_infinite():
-    optimizer = optax_ftml.with_master_params(optax.sgd(1.0))
-    params = jnp.ones(2, jnp.bfloat16)
-    grads = jnp.array([jnp.inf, jnp.nan], jnp.bfloat16)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    np.testing.assert_array_equal(np.float32(updates), [-np.inf, np.nan])
+    expected = [largest, largest, -np.inf, np.nan]
+    np.testing.assert_array_equal(np.float32(params), np.float32(expected))
+    params, state = step(params, state, jnp.full(4, largest / 2, jnp.float32))
+    np.testing.assert_array_equal(np.float32(params[:2]), largest / 2)
 
 
 def test_partition_inside_and_extra_arguments():
@@ -222,10 +199,10 @@ def test_partition_inside_and_extra_arguments():
         )
     )
     state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
     for t in range(5):
-        updates, state = optimizer.update(
-            _grads(params, t), state, params, value=jnp.float32(1.0)
-        )
+        grads = _grads(params, t)
+        updates, state = update(grads, state, params, value=jnp.float32(1.0))
         params = optax.apply_updates(params, updates)
     _assert_is_rounded(params, state.master)
     assert state.inner_state[1].scale < 1

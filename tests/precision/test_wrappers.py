@@ -2,9 +2,9 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
@@ -76,12 +76,7 @@ def dtypes(tree):
 CASES = [
     (wrapper, dtype, grad_dtype)
     for wrapper in WRAPPERS
-    for dtype, grad_dtype in (
-        ("bfloat16", "bfloat16"),
-        ("float16", "float16"),
-        ("bfloat16", "float32"),
-        ("float32", "float32"),
-    )
+    for dtype, grad_dtype in (("bfloat16", "bfloat16"), ("float16", "float32"))
     if wrapper != "inject_hyperparams" or grad_dtype == "float32"
 ]
 
@@ -103,11 +98,10 @@ def test_dtypes_stay(name, wrapper, dtype, grad_dtype):
 
 
 @pytest.mark.parametrize("name", ["rounding", "master", "mxnet"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_step_with_nan_is_skipped_and_nothing_lost(name, dtype):
+def test_a_step_with_nan_is_skipped_and_nothing_lost(name):
     guarded = optax.apply_if_finite(TRANSFORMATIONS[name](), 5)
     alone = TRANSFORMATIONS[name]()
-    params, grads = params_and_grads(dtype, dtype)
+    params, grads = params_and_grads("bfloat16", "bfloat16")
     bad = jax.tree.map(lambda g: g.at[0].set(jnp.nan), grads)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -124,12 +118,9 @@ def test_a_step_with_nan_is_skipped_and_nothing_lost(name, dtype):
         if t % 2 == 0:
             expected, state = step(alone, expected, state, grads)
     assert guarded_state.total_notfinite == 3
-    same = jax.tree.map(
-        lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)),
-        (params, guarded_state.inner_state),
-        (expected, state),
+    chex.assert_trees_all_equal(
+        (params, guarded_state.inner_state), (expected, state)
     )
-    assert all(jax.tree.leaves(same))
 
 
 @pytest.mark.parametrize("wrapper", ["alone", "masked", "partition"])

@@ -17,21 +17,25 @@ from optax_ftml._precision import _stochastic_rounding
 SPECS = [P("x", None, "y"), P(None, ("y", "x")), P(None, None, "x"), P()]
 
 
-def words(like):
-    return _stochastic_rounding._random_words(3, 9, "v", (), like)
+def words(leaves):
+    return [
+        _stochastic_rounding._random_words(3, 9, "v", (), x) for x in leaves
+    ]
 
 
 def main():
     like = jnp.zeros((4, 8, 16))
-    expected = np.asarray(jax.jit(words)(like))
+    (expected,) = map(np.asarray, jax.jit(words)([like]))
     assert np.unique(expected).size == expected.size
     for axis_type in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
-        for spec in SPECS:
-            sharding = NamedSharding(mesh, spec)
-            with jax.set_mesh(mesh):
-                sharded = jax.jit(words)(jax.device_put(like, sharding))
-            np.testing.assert_array_equal(sharded, expected)
+        with jax.set_mesh(mesh):
+            leaves = [
+                jax.device_put(like, NamedSharding(mesh, spec))
+                for spec in SPECS
+            ]
+            for sharded in jax.jit(words)(leaves):
+                np.testing.assert_array_equal(sharded, expected)
 
 
 if __name__ == "__main__":
