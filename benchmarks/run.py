@@ -18,7 +18,6 @@ import sys
 
 from parts import pictures
 from parts import tables
-from parts import trees
 from parts import turns
 
 HERE = pathlib.Path(__file__).parent
@@ -38,7 +37,7 @@ ALLOCATORS = [
 ]
 
 
-def measure_steps(args, tree, group):
+def measure_steps(args, group):
     """Returns the seconds of a step by environment and optimizer."""
     workers = []
     for environment in ENVIRONMENTS:
@@ -48,7 +47,7 @@ def measure_steps(args, tree, group):
     if args.mxnet_python and group == "alone":
         workers.append(("", args.mxnet_python, "mxnet"))
     measured = turns.measure(
-        [turns.Worker(*worker, tree, group) for worker in workers],
+        [turns.Worker(*worker, group) for worker in workers],
         args.rounds,
         args.warmup,
     )
@@ -60,12 +59,11 @@ def measure_steps(args, tree, group):
 
 def measure_allocators(args):
     """Returns the seconds and page faults of a step by environment."""
-    tree, name = "68 M in 52 leaves", "ftml"
     results = {}
     for group in ("chain", "scaled"):
         measured = turns.measure(
             [
-                turns.Worker(each, sys.executable, "jax", tree, group, name)
+                turns.Worker(each, sys.executable, "jax", group, "ftml")
                 for each in [*ALLOCATORS, *args.settings]
             ],
             args.rounds,
@@ -114,10 +112,7 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
-    parts = [
-        f"{tree}/{group}" for tree in trees.TREES for group in tables.GROUPS
-    ]
-    parts += ["allocators", "compile", "growth"]
+    parts = [*tables.GROUPS, "allocators", "compile", "growth"]
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -146,7 +141,7 @@ def main():
         elif part == "allocators":
             results[part] = measure_allocators(args)
         else:
-            results[part] = measure_steps(args, *part.split("/"))
+            results[part] = measure_steps(args, part)
         file.write_text(json.dumps(results, indent=1) + "\n")
     if {"allocators", "compile", "growth"} <= set(results):
         text = tables.steps(results)

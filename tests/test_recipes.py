@@ -1,5 +1,6 @@
 """The guides' recipes hold: strengths that change, and smaller networks."""
 
+import json
 import pathlib
 import re
 
@@ -18,6 +19,7 @@ OPTIMIZERS = {
     "ftml": lambda lr, f: optax_ftml.ftml(lr, prox=f),
     "proximal_adam": lambda lr, f: optax_ftml.proximal_adam(lr, prox=f),
 }
+ROOT = pathlib.Path(__file__).parents[1]
 TARGET = np.array([3.0, -2.0, 0.75, -0.4, 0.1, 0.0])
 
 
@@ -116,33 +118,35 @@ def test_smallest_strength_at_which_all_is_zero(name, penalty, size):
 @pytest.fixture(scope="module")
 def page():
     """What the page on smaller networks defines, without its training."""
-    path = pathlib.Path(__file__).parents[1] / "docs" / "smaller_networks.md"
+    path = ROOT / "docs" / "smaller_networks.md"
     namespace = {}
     for block in re.findall(
         r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
     ):
-        if not re.search(r"^(model|leaves) = ", block, re.MULTILINE):
+        if not re.search(r"^(model|leaves)\b", block, re.MULTILINE):
             exec(compile(block, path.name, "exec"), namespace)
     return namespace
 
 
-def _network(page, model, groups):
-    """Returns random leaves, some groups 0, and v, 0 for the first group."""
+def _network(page, model, *groups_off):
+    """Returns random leaves in which some groups are 0, and a v of ones."""
     rng = np.random.default_rng(0)
-    leaves = page["leaves_by_path"](nnx.state(model))
+    leaves = page["by_path"](nnx.state(model))
     leaves = {
         path: np.float32(rng.uniform(0.5, 1.5, x.shape))
         if path.endswith("var")
         else np.float32(rng.normal(size=x.shape) / np.sqrt(x.size))
         for path, x in leaves.items()
     }
-    v = {path: np.ones_like(x) for path, x in leaves.items()}
-    for axis, off in groups:
-        for path, axes in axis.items():
-            (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axes))
-            np.moveaxis(leaves[path], unit, 0)[off] = 0
-            np.moveaxis(v[path], unit, 0)[0] = 0
-    return leaves, v
+    for groups, off in groups_off:
+        _set(leaves, groups, off, 0)
+    return leaves, jax.tree.map(np.ones_like, leaves)
+
+
+def _set(leaves, groups, index, value):
+    for path, axis in groups.items():
+        (unit,) = set(range(leaves[path].ndim)) - set(np.atleast_1d(axis))
+        np.moveaxis(leaves[path], unit, 0)[index] = value
 
 
 def _same_outputs(large, small, x):
@@ -153,91 +157,119 @@ def _same_outputs(large, small, x):
 
 
 def test_smaller_dense_network(page):
-    """Without what is 0, and without a unit that never had a gradient."""
     groups = page["HIDDEN"]
     model = page["Dense"](12, nnx.Rngs(0))
-    leaves, v = _network(page, model, [(groups, [3, 5, 6])])
-    leaves["hidden/bias"][0] = -100  # off for every example
+    leaves, v = _network(page, model, (groups, [3, 5, 6]))
     on = page["units_on"](leaves, v, groups)
-    assert np.flatnonzero(~on).tolist() == [0, 3, 5, 6]
+    assert np.flatnonzero(~on).tolist() == [3, 5, 6]
     small = page["fill"](
-        page["Dense"](8, nnx.Rngs(0)), page["keep"](leaves, groups, on)
+        page["Dense"](9, nnx.Rngs(0)), page["keep"](leaves, groups, on)
     )
-    x = jax.random.normal(jax.random.key(0), (50, 64))
-    _same_outputs(page["fill"](model, leaves), small, x)
+    _same_outputs(page["fill"](model, leaves), small, page["x"][:50])
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"), [("ftml", "v"), ("proximal_adam", "nu")]
+)
+def test_unit_that_never_had_a_gradient(page, name, slot):
+    """The penalty leaves it as it was, and the smaller network is without."""
+    groups = page["HIDDEN"]
+    model = page["Dense"](12, nnx.Rngs(0))
+    leaves = page["by_path"](nnx.state(model))
+    leaves["hidden/bias"] = leaves["hidden/bias"].at[4].set(-100)
+    page["fill"](model, leaves)
+    optimizer = OPTIMIZERS[name](0.01, prox.group_lasso(1e-3, axis=groups))
+    state = page["train"](model, optimizer, page["x"], steps=5)
+    leaves = page["by_path"](nnx.state(model))
+    v = page["by_path"](optax.tree.get(state, slot))
+    assert leaves["hidden/bias"][4] == -100
+    assert np.all(leaves["hidden/kernel"][:, 4] != 0)
+    on = page["units_on"](leaves, v, groups)
+    assert not on[4]
+    assert on.sum() > 6
+    small = page["fill"](
+        page["Dense"](on.sum(), nnx.Rngs(0)), page["keep"](leaves, groups, on)
+    )
+    _same_outputs(model, small, page["x"])
 
 
 def test_smaller_residual_network(page):
+    """Without channels that are 0, and without one that is off for all."""
     stream, inner = page["STREAM"], page["INNER"]
     model = page["Residual"](6, 5, nnx.Rngs(0))
-    leaves, v = _network(page, model, [(stream, [1, 4]), (inner, [2])])
-    v = {path: np.ones_like(x) for path, x in v.items()}
+    leaves, v = _network(page, model, (stream, [1, 4]), (inner, [2]))
+    leaves["norm_1/bias"][3] = -100
+    _set(v, inner, 3, 0)
     on = page["units_on"](leaves, v, stream)
     inner_on = page["units_on"](leaves, v, inner)
     assert np.flatnonzero(~on).tolist() == [1, 4]
-    assert np.flatnonzero(~inner_on).tolist() == [2]
-    small = page["fill"](
-        page["Residual"](4, 4, nnx.Rngs(0)),
-        page["keep_channels"](leaves, on, inner_on),
-    )
+    assert np.flatnonzero(~inner_on).tolist() == [2, 3]
+    small = page["smaller"](leaves, on, inner_on)
     large = page["fill"](model, leaves)
     large.eval(), small.eval()
-    x = jax.random.normal(jax.random.key(0), (20, 8, 8, 1))
-    _same_outputs(large, small, x)
+    _same_outputs(large, small, page["x"][:20].reshape(-1, 8, 8, 1))
 
 
-A, B = np.array([1.0, 2.0, -1.0, 0.5]), 0.3
-EUCLIDEAN = {
-    "non_negative": (prox.non_negative(), projections.projection_non_negative),
-    "box": (
-        prox.box(-0.2, 0.4),
-        lambda x: projections.projection_box(x, -0.2, 0.4),
+# The tables of the page for those who come from JAXopt and Optax: ours, given
+# the parameters of theirs.
+OURS = {
+    "projection_non_negative": prox.non_negative,
+    "projection_box": prox.box,
+    "projection_hypercube": lambda scale: prox.box(0, scale),
+    "projection_linf_ball": lambda scale: prox.box(-scale, scale),
+    "projection_simplex": prox.simplex,
+    "projection_l1_ball": prox.l1_ball,
+    "projection_l2_ball": prox.l2_ball,
+    "projection_l2_sphere": prox.l2_sphere,
+    "projection_hyperplane": prox.hyperplane,
+    "projection_halfspace": prox.halfspace,
+    "projection_affine_set": prox.affine_set,
+    "projection_box_section": prox.box_section,
+    "projection_polyhedron": lambda a, b, g, h: prox.intersection(
+        prox.affine_set(a, b), *map(prox.halfspace, g, h)
     ),
-    "hypercube": (
-        prox.box(0, 0.4),
-        lambda x: projections.projection_hypercube(x, 0.4),
+    "projection_birkhoff": lambda: prox.intersection(
+        prox.simplex(axis=0), prox.simplex(axis=1)
     ),
-    "linf_ball": (
-        prox.box(-0.4, 0.4),
-        lambda x: projections.projection_linf_ball(x, 0.4),
+    "projection_transport": lambda rows, columns: prox.intersection(
+        prox.simplex(rows[:, None], axis=1), prox.simplex(columns, axis=0)
     ),
-    "simplex": (
-        prox.simplex(0.4),
-        lambda x: projections.projection_simplex(x, 0.4),
+    "isotonic_l2_pav": prox.monotone,
+    "prox_lasso": prox.l1,
+    "prox_non_negative_lasso": lambda s: prox.l1(s, non_negative=True),
+    "prox_elastic_net": lambda l1, gamma: prox.elastic_net(l1, l1 * gamma),
+    "prox_ridge": lambda strength: prox.elastic_net(0.0, strength),
+    "prox_non_negative_ridge": lambda strength: prox.intersection(
+        prox.elastic_net(0.0, strength), prox.non_negative()
     ),
-    "l1_ball": (
-        prox.l1_ball(0.4),
-        lambda x: projections.projection_l1_ball(x, 0.4),
-    ),
-    "l2_ball": (
-        prox.l2_ball(0.4),
-        lambda x: projections.projection_l2_ball(x, 0.4),
-    ),
-    "l2_sphere": (
-        prox.l2_sphere(0.4),
-        lambda x: projections.projection_l2_sphere(x, 0.4),
-    ),
-    "hyperplane": (
-        prox.hyperplane(A, B),
-        lambda x: projections.projection_hyperplane(x, A, B),
-    ),
-    "halfspace": (
-        prox.halfspace(A, B),
-        lambda x: projections.projection_halfspace(x, A, B),
+    "prox_group_lasso": lambda s: prox.group_lasso(s, axis=0),
+    "make_prox_from_projection": lambda total: prox.in_metric(
+        lambda x, _: projections.projection_simplex(x, total)
     ),
 }
-EUCLIDEAN = {  # The oldest Optax has not all of them.
-    name: pair
-    for name, pair in EUCLIDEAN.items()
-    if hasattr(projections, f"projection_{name}")
-}
+# Recorded by `python -m tests.programs.record_jaxopt`.
+JAXOPT = json.loads((ROOT / "tests" / "data" / "jaxopt.json").read_text())
+# Where JAXopt's own solver ends.
+TOLERANCES = {"projection_polyhedron": 1e-4, "projection_box_section": 1e-4}
 
 
-@pytest.mark.parametrize("name", EUCLIDEAN)
-def test_table_of_projections(name):
-    """With equal step sizes it is Optax's Euclidean projection."""
-    ours, theirs = EUCLIDEAN[name]
-    x = jnp.array([0.9, 0.7, -0.6, 0.1])
-    np.testing.assert_allclose(
-        ours(x, jnp.full(4, 0.3)), theirs(x), atol=1e-6, rtol=1e-5
-    )
+def test_page_has_every_function():
+    page = (ROOT / "docs" / "coming_from_jaxopt.md").read_text()
+    (names,) = re.findall(r"for the names (.*?)\. Other", page, re.DOTALL)
+    on_page = {f"projection_{name}" for name in re.findall(r"`(\w+)`", names)}
+    for row in re.findall(r"^\| (`.*) \| `prox\.", page, re.MULTILINE):
+        on_page |= {*re.findall(r"`([a-z]\w+)(?:\(.*?)?`", row)}
+    assert on_page == OURS.keys() == JAXOPT.keys()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_table_of_jaxopt(name):
+    """With equal step sizes ours gives JAXopt's result, and Optax's."""
+    x, parameters, expected = JAXOPT[name]
+    x, parameters = jnp.array(x), [np.float32(p) for p in parameters]
+    result = OURS[name](*parameters)(x, jnp.full(x.shape, 0.3))
+    atol = TOLERANCES.get(name, 2e-6)
+    np.testing.assert_allclose(result, np.float32(expected), atol=atol)
+    if hasattr(projections, name):  # The oldest Optax has not all of them.
+        theirs = getattr(projections, name)(x, *parameters)
+        np.testing.assert_allclose(result, theirs, atol=2e-6)

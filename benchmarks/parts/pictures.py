@@ -2,7 +2,6 @@
 
 from matplotlib import figure
 
-TREE = "68 M in 52 leaves"
 PANELS = {
     "alone": "the optimizer alone",
     "chain": "after clip_by_global_norm\nand weight decay",
@@ -44,9 +43,8 @@ def _bars(results, group):
             "PyTorch, fused" if "torch" in name else name: 1e3 * seconds
             for name, seconds in by.items()
             if not name.startswith(("mxnet", "copy"))
-            and not name.endswith("foreach")
         }
-        for by in results[f"{TREE}/{group}"].values()
+        for by in results[group].values()
     ]
 
 

@@ -25,21 +25,18 @@ def steps(results):
         "the environment. *Of copy*: the time in which a copy would move the "
         "bytes that the step can't do without, in the environment as it is.",
     ]
-    for tree in trees.TREES:
-        for group, title in GROUPS.items():
-            if f"{tree}/{group}" not in results:
-                continue
-            lines += ["", f"### {tree}, {title}", ""]
-            lines += _steps(results, tree, group)
+    for group, title in GROUPS.items():
+        lines += ["", f"### 68 M in 52 leaves, {title}", ""]
+        lines += _steps(results, group)
     lines += ["", "### The environment of the chain", "", *_allocators(results)]
     lines += ["", "### Trace and compile", "", *_compile(results["compile"])]
     lines += ["", "### Growth", "", *_growth(**results["growth"])]
     return "\n".join(lines) + "\n"
 
 
-def _steps(results, tree, group):
-    copy = results[f"{tree}/alone"][""]["copy"] / LEAST["copy"]
-    plain, kept = results[f"{tree}/{group}"].values()
+def _steps(results, group):
+    copy = results["alone"][""]["copy"] / LEAST["copy"]
+    plain, kept = results[group].values()
     yield "| step | ms | to adam | of copy | ms, memory kept | to adam |"
     yield "|---|--:|--:|--:|--:|--:|"
     for name, seconds in sorted(plain.items(), key=lambda x: x[1]):
@@ -49,7 +46,7 @@ def _steps(results, tree, group):
         cells = [name, *_to_adam(plain, name), share, *_to_adam(kept, name)]
         yield f"| {' | '.join(cells)} |"
     if group == "alone":
-        size = sum(math.prod(shape) for shape in trees.TREES[tree]())
+        size = sum(math.prod(shape) for shape in trees.transformer())
         yield ""
         yield " ".join(
             f"Copy {words}: {8 * size / seconds['copy'] / 1e9:.1f} GB/s."

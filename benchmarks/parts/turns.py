@@ -13,10 +13,10 @@ PARTS = pathlib.Path(__file__).parent
 class Worker:
     """A library in its process, which starts when it is entered."""
 
-    def __init__(self, setting, python, library, tree, group, *names):
+    def __init__(self, setting, python, library, group, *names):
         self.setting = setting
         self.command = [
-            *(python, str(PARTS / "worker.py"), library, tree, group, *names)
+            *(python, str(PARTS / "worker.py"), library, group, *names)
         ]
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""Steps of one library's optimizers on one tree, timed when asked.
+"""Steps of one library's optimizers on the transformer, timed when asked.
 
 Reads the name of an optimizer a line, runs one step of it, and writes the
 seconds that it took and its page faults. The libraries are in processes of
@@ -112,7 +112,7 @@ def torch_steps(shapes, group, names=()):
         ]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
-        optimizer = kind(params)
+        optimizer = kind(params, fused=True)
 
         def run():
             if chain:
@@ -121,18 +121,9 @@ def torch_steps(shapes, group, names=()):
 
         return run
 
-    adam, adamw = torch.optim.Adam, torch.optim.AdamW
     if group == "alone":
-        kinds = {
-            "torch adam, fused": lambda p: adam(p, fused=True),
-            "torch adam, foreach": lambda p: adam(p, foreach=True),
-        }
-    else:
-        kinds = {
-            "torch adamw, fused": lambda p: adamw(p, fused=True),
-            "torch adamw, foreach": lambda p: adamw(p, foreach=True),
-        }
-    return {name: make(kind, group != "alone") for name, kind in kinds.items()}
+        return {"torch adam, fused": make(torch.optim.Adam, chain=False)}
+    return {"torch adamw, fused": make(torch.optim.AdamW, chain=True)}
 
 
 def mxnet_steps(shapes, group, names=()):
@@ -142,10 +133,9 @@ def mxnet_steps(shapes, group, names=()):
     params = [mx.nd.array(x) for x in _arrays(shapes, 1.0)]
     grads = [mx.nd.array(x) for x in _arrays(shapes, 1e-2)]
     states = [[mx.nd.zeros(x.shape) for _ in range(3)] for x in params]
-    optimizer = mx.optimizer.create("ftml", learning_rate=1e-3)
     count = [0]
 
-    def fused():
+    def update():
         count[0] += 1
         for param, grad, state in zip(params, grads, states, strict=True):
             mx.nd.ftml_update(
@@ -153,12 +143,7 @@ def mxnet_steps(shapes, group, names=()):
             )
         mx.nd.waitall()
 
-    def update():
-        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            optimizer.update(index, param, grad, states[index])
-        mx.nd.waitall()
-
-    return {"mxnet ftml_update": fused, "mxnet Optimizer.update": update}
+    return {"mxnet ftml_update": update}
 
 
 def _page_faults():
@@ -168,12 +153,11 @@ def _page_faults():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("library", choices=["jax", "torch", "mxnet"])
-    parser.add_argument("tree")
     parser.add_argument("group")
     parser.add_argument("names", nargs="*", help="all, if none is named")
     args = parser.parse_args()
     make = {"jax": jax_steps, "torch": torch_steps, "mxnet": mxnet_steps}
-    steps = make[args.library](trees.TREES[args.tree](), args.group, args.names)
+    steps = make[args.library](trees.transformer(), args.group, args.names)
     print(";".join(steps), flush=True)
     for line in sys.stdin:
         step, before = steps[line.rstrip("\n")], _page_faults()

@@ -43,8 +43,8 @@ def with_master_params(
     The inner optimizer sees gradients and parameters in ``dtype`` and moves
     the master copy :math:`m`; the parameters follow as its rounded value:
     after :func:`optax.apply_updates` they are exactly :math:`m` cast to their
-    dtype. This is MXNet's ``multi_precision``, but that a finite step which
-    would lead beyond the dtype's largest number ends there.
+    dtype. This is MXNet's ``multi_precision``, with one difference: a finite
+    step that would lead beyond the dtype's largest number ends there.
 
     The difference of two numbers of the parameter's dtype that are within a
     factor of two of each other is a number of this dtype, so such steps lose
@@ -60,8 +60,8 @@ def with_master_params(
     Args:
         inner: Any optimizer.
         dtype: Dtype of the copy, float32 or float64. Parameters that are at
-            least as wide, complex or not floating at all keep none, and
-            reach the inner optimizer as they are.
+            least as wide, complex or not floating at all keep none:
+            the inner optimizer gets them unchanged.
 
     Returns:
         A :class:`optax.GradientTransformationExtraArgs`, whose state is a

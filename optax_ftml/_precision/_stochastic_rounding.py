@@ -57,8 +57,8 @@ def stochastic_rounding(
     The random bits depend on the seed, the step, the leaf's path in the tree
     and the position in the leaf, and on nothing else: not on the sharding, and
     not on the other leaves. (Inside :func:`jax.shard_map` a device's part is
-    the leaf: the parts then round alike.) No two numbers of a leaf share
-    theirs, unless they are :math:`2^{32}` apart along a single axis.
+    the leaf: the parts then round alike.) Each number of a leaf has bits of its
+    own, except those :math:`2^{32}` apart along a single axis.
 
     Args:
         seed: An integer; the same gives the same run.
@@ -102,9 +102,9 @@ def stochastic_rounding(
 
     .. note::
         A step beyond the largest finite number ends there. Infinities and NaN
-        are what the plain sum makes them. Where XLA
-        flushes subnormal float32 numbers to zero, as on the CPU, parameters in
-        bfloat16 below :math:`2^{-119}` round to nearest.
+        are what the plain sum makes them. Where XLA flushes subnormal float32
+        numbers to zero, as on the CPU, parameters in bfloat16 below
+        :math:`2^{-119}` round to nearest.
     """
     _checks.check_seed(seed)
 

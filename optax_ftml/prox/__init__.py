@@ -12,7 +12,7 @@ where :math:`R` is a penalty, or 0 on a set and infinite outside. A leader that
 is in the set comes back as it is, bit for bit.
 
 ``axis``, an int or a tuple, says of what the set or the penalty holds: of each
-slice of each leaf along these axes. With None it holds of all leaves together,
+slice of each leaf along these axes. With None it holds for all leaves together,
 as one vector. A mapping from path patterns to axes makes one slice of those at
 the same place of all leaves that match; the other leaves are free.
 
@@ -25,8 +25,8 @@ array broadcasts against each leaf or, where a slice has one number, against the
 leaf's sum over ``axis`` with ``keepdims``. A tree has the parameters' structure
 or ends earlier, and then one entry holds for all leaves below it.
 
-One's own prox is a function of the same two arguments. This one holds the mean
-of each column at 0, with the multiplier of that equation:
+A prox of your own is a function of the same two arguments. This one holds the
+mean of each column at 0, with the multiplier of that equation:
 
     >>> import jax
     >>> import jax.numpy as jnp
