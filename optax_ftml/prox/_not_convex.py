@@ -89,7 +89,7 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         pairs = slices.map(equal_parts, is_zero, slices.x, rest, radius)
         x, rest = map(list, zip(*pairs, strict=True))
         given = x, s, rest, radius
-        nu = _search.multiplier(slices, square, start, *given, steps=14)
+        nu = _search.multiplier(slices, square, *given, start=start, steps=14)
         points = slices.map(theta, nu, *given)
         squares = slices.sum(slices.map(square, jnp.ones_like(nu), *given))
         is_feasible = jnp.abs(squares - 1) <= slices.rounding

@@ -28,14 +28,16 @@ HALLEY_STEPS = {4: 6, 8: 14}
 
 @jax.custom_jvp
 def reciprocal(y: jax.Array) -> jax.Array:
-    """Returns 1 / y for y >= 0, with derivatives that do not overflow."""
+    """Returns 1 / y for y >= 0, at most 2^63, with finite derivatives."""
     return 1 / jnp.maximum(y, 1 / _numerics.bound(y.dtype))
 
 
 @reciprocal.defjvp
 def _reciprocal_jvp(primals, tangents):
-    inverse = reciprocal(*primals)
-    return inverse, -inverse * (inverse * tangents[0])
+    (y,), (change,) = primals, tangents
+    inverse = reciprocal(y)
+    change = jnp.where(inverse < _numerics.bound(y.dtype), change, 0)
+    return inverse, -inverse * (inverse * change)
 
 
 def norm_is_1(squares: jax.Array) -> jax.Array:
@@ -49,8 +51,8 @@ def norm_is_1(squares: jax.Array) -> jax.Array:
 def multiplier(
     slices: _slices.Slices,
     term: Callable,
-    start: Callable | None,
-    *arguments: _slices.Arrays | jax.Array,
+    *arguments: _slices.Arrays | jax.Array | float,
+    start: Callable | None = None,
     left: Callable = norm_is_1,
     at_most: bool = True,
     steps: int | None = None,
@@ -64,9 +66,9 @@ def multiplier(
     Args:
         slices: The slices.
         term: What is summed.
+        *arguments: What the functions are given after mu.
         start: Where Halley's method begins, from where it does not overshoot;
             None for 0.
-        *arguments: What the functions are given after mu.
         left: The left side. It grows with the sum.
         at_most: Whether mu is at least 0.
         steps: How many of Halley's steps to take.

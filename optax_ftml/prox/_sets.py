@@ -4,11 +4,11 @@ What has had no gradient yet moves first, with a step size of 1e8 of the largest
 of the others in its slice.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
@@ -107,7 +107,12 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def solve(slices, radius):
         sizes = slices.map(jnp.abs, slices.x)
         shrunk = _with_sum(slices, sizes, radius, at_most=True)
-        return slices.map(_resized, slices.x, sizes, shrunk)
+        return slices.map(
+            lambda x, size, new: jnp.where(
+                new == size, x, jnp.sign(x) * new.astype(x.dtype)
+            ),
+            *(slices.x, sizes, shrunk),
+        )
 
     return _slices.by_slice(
         "l1_ball",
@@ -118,24 +123,14 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     )
 
 
-def _resized(x, size, new):
-    return jnp.where(new == size, x, jnp.sign(x) * new.astype(x.dtype))
-
-
 def _with_sum(slices, x, total, at_most):
     """Returns the theta = max(x - mu s, 0) with this sum, or at most it."""
-    one = jnp.ones_like(total)
-    return _section(
-        slices,
-        x,
-        total,
-        one,
-        0 * one,
-        jnp.inf * one,
-        at_most=at_most,
-        start=lambda x, s, _, low, high, total: (x - total) / s,
-        steps=15,
-    )
+
+    def start(x, s, normal, lower, upper, total):
+        return (x - total) / s
+
+    search = {"at_most": at_most, "start": start, "steps": 15}
+    return _section(slices, x, total, lower=0.0, **search)
 
 
 def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -190,7 +185,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
 
     def solve(slices, radius):
         given = slices.x, slices.relative_step_sizes(), radius
-        mu = _search.multiplier(slices, square, start, *given)
+        mu = _search.multiplier(slices, square, *given, start=start)
         return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
@@ -273,16 +268,8 @@ def _flat(name, normal, offset, axis, at_most):
 
     def solve(slices, offset, normal):
         _checks.check_not_0(slices, normal)
-        infinity = jnp.full_like(offset, jnp.inf)
         return _section(
-            slices,
-            slices.x,
-            offset,
-            normal,
-            -infinity,
-            infinity,
-            at_most=at_most,
-            steps=1,
+            slices, slices.x, offset, normal, at_most=at_most, steps=1
         )
 
     return _slices.by_slice(
@@ -352,16 +339,9 @@ def box_section(
 
     def solve(slices, offset, lower, upper, normal):
         _checks.check_section(slices, offset, lower, upper, normal, at_most)
-        return _section(
-            slices,
-            slices.x,
-            offset,
-            normal,
-            lower,
-            upper,
-            at_most=at_most,
-            bisects=True,
-        )
+        bounds = {"lower": lower, "upper": upper}
+        search = {"at_most": at_most, "bisects": True}
+        return _section(slices, slices.x, offset, normal, **bounds, **search)
 
     return _slices.by_slice(
         "box_section",
@@ -373,17 +353,8 @@ def box_section(
 
 
 def _section(
-    slices: _slices.Slices,
-    x: _slices.Arrays,
-    target: jax.Array,
-    normal: _slices.Arrays | jax.Array,
-    lower: _slices.Arrays | jax.Array,
-    upper: _slices.Arrays | jax.Array,
-    *,
-    at_most: bool,
-    start: Callable | None = None,
-    **search: Any,
-) -> _slices.Arrays:
+    slices, x, target, normal=1.0, *, lower=-np.inf, upper=np.inf, **search
+):
     """Returns theta = clip(x - mu s a, lower, upper) with this a . theta."""
 
     def product(mu, x, s, a, lower, upper, _):
@@ -394,14 +365,9 @@ def _section(
         return a * theta, jnp.where(y == theta, s * a * a, 0)
 
     s = slices.relative_step_sizes()
+    given = x, s, normal, lower, upper, target
     mu = _search.multiplier(
-        slices,
-        product,
-        start,
-        *(x, s, normal, lower, upper, target),
-        left=lambda total: total - target,
-        at_most=at_most,
-        **search,
+        slices, product, *given, left=lambda total: total - target, **search
     )
     y = slices.map(lambda mu, x, s, a: x - mu * (s * a), mu, x, s, normal)
     # What mu's rounding leaves of the residual goes to what is within bounds.

@@ -42,11 +42,11 @@ class Slices:
         self.dtype = _numerics.at_least_float32(*s)
         self.size = sum(leaf.size for leaf in x) // math.prod(self.shape)
 
-    def map(self, function: Callable, *arguments: Arrays | jax.Array) -> list:
+    def map(self, function: Callable, *arguments: Any) -> list:
         """Maps an elementwise function over the leaves.
 
-        Each argument is a list with an array for each leaf, or an array with a
-        number per slice.
+        Each argument is a list with an array for each leaf, an array with a
+        number per slice, or one number.
         """
         lists = [
             a if isinstance(a, list) else self._spread(a) for a in arguments
@@ -55,6 +55,8 @@ class Slices:
 
     def _spread(self, numbers):
         """Gives a number per slice the rank of each leaf, to broadcast."""
+        if isinstance(numbers, float):
+            return [numbers] * len(self.x)
         is_float = jnp.issubdtype(numbers.dtype, jnp.floating)
         return [
             jnp.expand_dims(numbers.astype(s.dtype) if is_float else numbers, a)

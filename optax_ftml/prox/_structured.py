@@ -90,8 +90,9 @@ def group_lasso(
     def solve(slices, strength, l1):
         s = slices.penalty_step_sizes()
         x = slices.map(member, strength, slices.x, s, l1)
-        mu = _search.multiplier(slices, square, start, x, s, strength)
-        return slices.map(theta, mu, x, s, strength)
+        given = x, s, strength
+        mu = _search.multiplier(slices, square, *given, start=start)
+        return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
         "group_lasso",
