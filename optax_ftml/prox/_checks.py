@@ -68,16 +68,18 @@ def is_known(*arrays: Any) -> bool:
     return not any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
-def check_axis(axis: Any, *, is_optional: bool = True) -> None:
+def check_axis(axis: Any) -> None:
     """Raises unless it is an int, distinct ints, None or a mapping to axes."""
-    right = "an int, a tuple of ints" + ", None" * is_optional
-    right += " or a mapping from paths to ints or tuples of ints"
+    right = (
+        "an int, a tuple of ints, None or a mapping from paths to ints or "
+        "tuples of ints"
+    )
     is_mapping = isinstance(axis, Mapping)
     for key, value in axis.items() if is_mapping else [("", axis)]:
         axes = value if isinstance(value, tuple) else (value,)
         is_right = isinstance(key, str) and all(map(_is_integer, axes))
         is_right &= is_mapping or axes != ()
-        is_right |= axis is None and is_optional
+        is_right |= axis is None
         _checks.check(is_right, "axis", right, repr(axis), TypeError)
         is_right = len(set(axes)) == len(axes)
         _checks.check(is_right, "axis", "distinct axes", repr(axis))
@@ -208,7 +210,7 @@ def check_section(
 
     def products(bounds):
         return [
-            np.where(a == 0, 0, np.where(a == 0, 1, a) * bound)
+            np.where(a == 0, 0, np.float64(bound) * np.where(a == 0, 1, a))
             for a, bound in zip(normal, bounds, strict=True)
         ]
 
