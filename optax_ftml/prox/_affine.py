@@ -58,7 +58,14 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     if _checks.is_known(matrix, offset):
         matrix, offset = _independent(matrix, np.broadcast_to(offset, rows))
 
-    project = jnp.vectorize(_projected, signature="(n),(n),(m,n),(m)->(n)")
+    def project(x, s, a, b, rounding):
+        points = x
+        for _ in range(2):  # The solution, and what its rounding has left.
+            points = _projected(points, s, a, b)
+        # Residuals of the given equations, and their rounding.
+        residual = jnp.abs(_product(a, x) - b)
+        is_inside = residual <= rounding * _product(jnp.abs(a), jnp.abs(x))
+        return jnp.where(jnp.all(is_inside), x, points)
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()
@@ -68,14 +75,10 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         _shared_checks.check(columns == size, "matrix", right, got)
         a = jnp.asarray(matrix).astype(x.dtype)
         b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
-        points = x
-        for _ in range(2):  # The solution, and what its rounding has left.
-            points = project(points, s, a, b)
-        # Residuals of the given equations, and their rounding.
-        residual = jnp.abs(_product(a, x) - b)
-        is_inside = residual <= slices.rounding * _product(abs(a), abs(x))
-        is_inside = jnp.all(is_inside, axis=-1, keepdims=True)
-        return [jnp.where(is_inside, x, points)]
+        of_slices = jnp.vectorize(
+            project, excluded={2, 3, 4}, signature="(n),(n)->(n)"
+        )
+        return [of_slices(x, s, a, b, slices.rounding)]
 
     return _slices.by_slice("affine_set", solve, -1)
 
@@ -96,7 +99,7 @@ def _independent(matrix, offset):
 
 
 def _product(matrix, x):
-    return jnp.einsum("mn,...n->...m", matrix, x, precision="highest")
+    return jnp.matmul(matrix, x, precision="highest")
 
 
 def _projected(x, s, rows, offset):
@@ -107,11 +110,11 @@ def _projected(x, s, rows, offset):
         x, rows, excess = carry
         direction = s * rows[i]
         length = jnp.sum(direction * rows[i])
-        overlaps = jnp.sum(direction * rows, axis=-1) / length
+        overlaps = _product(rows, direction) / length
         overlaps = jnp.where(jnp.arange(len(rows)) > i, overlaps, 0)
         return (
             x - excess[i] / length * direction,
-            rows - overlaps[:, None] * rows[i],
+            rows - jnp.outer(overlaps, rows[i]),
             excess - overlaps * excess[i],
         )
 

@@ -54,7 +54,7 @@ def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()
-        got = f"{m} for a leaf of shape {x.shape}"
+        got = f"m={m} for a leaf of shape {x.shape}"
         right = f"a divisor of the length along axis {axis}"
         _shared_checks.check(slices.size % m == 0, "n_of_m's m", right, got)
         cost = jnp.moveaxis(jnp.abs(x) / jnp.sqrt(s), axis, -1)
