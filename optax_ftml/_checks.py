@@ -149,22 +149,21 @@ def check_function_of(name: str, value: Any, *arguments: str) -> None:
     """
     check_callable(name, value)
     try:
-        signature = inspect.signature(value)
-        bound = signature.bind(*arguments).arguments
+        parameters = inspect.signature(value).parameters
+        bound = inspect.signature(value).bind(*arguments).arguments
+        is_right = all(
+            parameters[k].default is inspect.Parameter.empty for k in bound
+        )
     except TypeError:
         is_right = False
     except ValueError:
         return  # It has no signature.
-    else:
-        empty = inspect.Parameter.empty
-        is_right = all(signature.parameters[k].default is empty for k in bound)
     right = f"a function of ({', '.join(arguments)}), without defaults"
     check(is_right, name, right, repr(value), TypeError)
 
 
 def check_prox_function(prox: Any) -> None:
     """Raises unless it can be called with a leader and a step size."""
-    check_callable("prox", prox)
     name = getattr(prox, "__qualname__", "")
     module = getattr(prox, "__module__", None) or ""
     is_maker = module.startswith("optax_ftml.prox._") and name.isidentifier()
@@ -238,24 +237,22 @@ def check_like_leader(result: Any, leader: Any) -> None:
 
 
 def _check_like(name, tree, reference, source, properties):
+    found, expected = (
+        dict(zip(map(at, leaf_names(x)), jax.tree.leaves(x), strict=True))
+        for x in (tree, reference)
+    )
     structures = jax.tree.structure(tree), jax.tree.structure(reference)
-    if structures[0] != structures[1]:
-        found, expected = (
-            set(map(at, leaf_names(t))) for t in (tree, reference)
-        )
-        difference = [f"missing {x}" for x in sorted(expected - found)]
-        difference += [f"unexpected {x}" for x in sorted(found - expected)]
-        got = ", ".join(difference[:5]) or "{} instead of {}".format(
-            *structures
-        )
-        check(False, name, f"a tree like {source}", got)
-    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
-    for i, pair in enumerate(leaves):
+    wrong = [f"missing {x}" for x in sorted(expected.keys() - found.keys())]
+    wrong += [f"unexpected {x}" for x in sorted(found.keys() - expected.keys())]
+    got = ", ".join(wrong[:5]) or "{} instead of {}".format(*structures)
+    is_same = structures[0] == structures[1]
+    check(is_same, name, f"a tree like {source}", got)
+    for path, leaf in found.items():
         for what, of, error in properties:
-            got, right = map(of, pair)
-            if got != right:
-                place = f"{name}: the {what} of {at(leaf_names(tree)[i])}"
-                check(False, place, f"{right}, as in {source}", got, error)
+            right = f"{of(expected[path])}, as in {source}"
+            is_right = of(leaf) == of(expected[path])
+            what = f"{name}: the {what} of {path}"
+            check(is_right, what, right, of(leaf), error)
 
 
 def at(name: str) -> str:

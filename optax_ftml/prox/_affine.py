@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
@@ -49,48 +50,37 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     """
     _checks.check_numbers("matrix", matrix, _checks.FINITE)
     _checks.check_numbers("offset", offset, _checks.FINITE)
-    if np.ndim(matrix) != 2:
-        raise ValueError(
-            "matrix must have shape (equations, size of a slice), got shape "
-            f"{np.shape(matrix)}."
-        )
-    rows = np.shape(matrix)[0]
-    if np.shape(offset) not in ((), (rows,)):
-        raise ValueError(
-            f"offset must be a number or of shape ({rows},), got shape "
-            f"{np.shape(offset)}."
-        )
+    got, right = np.shape(matrix), "of shape (equations, size of a slice)"
+    _shared_checks.check(len(got) == 2, "matrix", right, f"shape {got}")
+    rows, got = got[0], np.shape(offset)
+    right = f"a number or of shape ({rows},)"
+    _shared_checks.check(got in ((), (rows,)), "offset", right, f"shape {got}")
     if _checks.is_known(matrix, offset):
         matrix, offset = _independent(matrix, np.broadcast_to(offset, rows))
 
-    def check(own):
-        if own.x[0].shape[-1] != np.shape(matrix)[1]:
-            raise ValueError(
-                "matrix must have as many columns as leaves have numbers along "
-                f"their last axis, got {np.shape(matrix)[1]} for a leaf of "
-                f"shape {own.x[0].shape}."
-            )
-
-    def solve(own):
-        ((x,), scale), (s,) = own.in_range(), own.relative_step_sizes()
-        a = jnp.asarray(matrix).astype(x.dtype)
-        b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
-        b = b.reshape((1,) * (x.ndim - 1) + b.shape) / own.spread(scale)[0]
+    def project(x, s, a, b, rounding):
         points = x
         for _ in range(2):  # The solution, and what its rounding has left.
-            points = points - _correction(points, s, a, b)
+            points = _projected(points, s, a, b)
         # Residuals of the given equations, and their rounding.
-        residual, size = (
-            jnp.einsum("...n,mn->...m", f(x), f(a), precision="highest")
-            for f in (lambda y: y, jnp.abs)
-        )
-        residual = jnp.abs(residual - b)
-        is_inside = jnp.all(
-            residual <= own.rounding * size, axis=-1, keepdims=True
-        )
-        return [jnp.where(is_inside, own.x[0], points * own.spread(scale)[0])]
+        residual = jnp.abs(_product(a, x) - b)
+        is_inside = residual <= rounding * _product(jnp.abs(a), jnp.abs(x))
+        return jnp.where(jnp.all(is_inside), x, points)
 
-    return _slices.by_slice("affine_set", solve, -1, check=check)
+    def solve(slices):
+        (x,), (s,) = slices.x, slices.relative_step_sizes()
+        columns, size = np.shape(matrix)[1], x.shape[-1]
+        right = "of as many columns as leaves have numbers along the last axis"
+        got = f"{columns} for a leaf of shape {x.shape}"
+        _shared_checks.check(columns == size, "matrix", right, got)
+        a = jnp.asarray(matrix).astype(x.dtype)
+        b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
+        of_slices = jnp.vectorize(
+            project, excluded={2, 3, 4}, signature="(n),(n)->(n)"
+        )
+        return [of_slices(x, s, a, b, slices.rounding)]
+
+    return _slices.by_slice("affine_set", solve, -1)
 
 
 def _independent(matrix, offset):
@@ -98,43 +88,34 @@ def _independent(matrix, offset):
     matrix, offset = (np.asarray(x, np.float64) for x in (matrix, offset))
     left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
     kept = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
-    if not np.any(kept):
-        raise ValueError(f"matrix must have a row that is not 0, got {matrix}.")
+    _shared_checks.check(np.any(kept), "matrix", "other than 0", matrix)
     sides = (left.T @ offset)[kept] / sizes[kept]
     rest = matrix @ (right[kept].T @ sides) - offset
-    if np.any(np.abs(rest) > 1e-6 * np.max(np.abs(offset))):
-        raise ValueError(
-            "matrix and offset must be equations that have a solution, got "
-            f"{matrix} and {offset}."
-        )
+    is_solved = np.abs(rest) <= 1e-6 * np.max(np.abs(offset))
+    wanted = "a matrix of equations that have a solution"
+    got = f"{matrix} with offset {offset}"
+    _shared_checks.check(np.all(is_solved), "matrix", wanted, got)
     return right[kept], sides
 
 
-def _correction(x, s, a, b):
-    """What takes the residuals of orthogonalised rows from x."""
-    batch = x.shape[:-1]
-    rows = jnp.broadcast_to(
-        a.reshape((1,) * len(batch) + a.shape), (*batch, *a.shape)
-    )
-    metric = s[..., None, :]
-    excess = jnp.sum(rows * x[..., None, :], axis=-1) - b
+def _product(matrix, x):
+    return jnp.matmul(matrix, x, precision="highest")
+
+
+def _projected(x, s, rows, offset):
+    """Projects a slice along one row after the other, made orthogonal."""
+    excess = _product(rows, x) - offset
 
     def step(i, carry):
-        rows, excess, total = carry
-        row = jax.lax.dynamic_slice_in_dim(rows, i, 1, axis=-2)
-        e = jax.lax.dynamic_slice_in_dim(excess, i, 1, axis=-1)
-        direction = row * metric
-        length = jnp.sum(direction * row, axis=-1)
-        overlaps = jnp.sum(direction * rows, axis=-1) / length
-        is_later = jnp.arange(a.shape[0]) > i
-        overlaps = jnp.where(
-            is_later.reshape((1,) * len(batch) + is_later.shape), overlaps, 0
+        x, rows, excess = carry
+        direction = s * rows[i]
+        length = jnp.sum(direction * rows[i])
+        overlaps = _product(rows, direction) / length
+        overlaps = jnp.where(jnp.arange(len(rows)) > i, overlaps, 0)
+        return (
+            x - excess[i] / length * direction,
+            rows - jnp.outer(overlaps, rows[i]),
+            excess - overlaps * excess[i],
         )
-        rows = rows - overlaps[..., None] * row
-        excess = excess - overlaps * e
-        return rows, excess, total + (e / length)[..., None] * direction
 
-    *_, total = jax.lax.fori_loop(
-        0, a.shape[0], step, (rows, excess, jnp.zeros_like(metric * 1))
-    )
-    return total[..., 0, :]
+    return jax.lax.fori_loop(0, len(rows), step, (x, rows, excess))[0]

@@ -5,6 +5,7 @@ fits the parameters, where the prox first meets them.
 """
 
 import functools
+import math
 import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -67,16 +68,18 @@ def is_known(*arrays: Any) -> bool:
     return not any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
-def check_axis(axis: Any, *, is_optional: bool = True) -> None:
+def check_axis(axis: Any) -> None:
     """Raises unless it is an int, distinct ints, None or a mapping to axes."""
-    right = "an int, a tuple of ints" + ", None" * is_optional
-    right += " or a mapping from paths to ints or tuples of ints"
+    right = (
+        "an int, a tuple of ints, None or a mapping from paths to ints or "
+        "tuples of ints"
+    )
     is_mapping = isinstance(axis, Mapping)
     for key, value in axis.items() if is_mapping else [("", axis)]:
         axes = value if isinstance(value, tuple) else (value,)
         is_right = isinstance(key, str) and all(map(_is_integer, axes))
         is_right &= is_mapping or axes != ()
-        is_right |= axis is None and is_optional
+        is_right |= axis is None
         _checks.check(is_right, "axis", right, repr(axis), TypeError)
         is_right = len(set(axes)) == len(axes)
         _checks.check(is_right, "axis", "distinct axes", repr(axis))
@@ -86,17 +89,17 @@ def _is_integer(x):
     return isinstance(x, numbers.Integral) and not isinstance(x, bool)
 
 
-def check_one_axis(axis: Any) -> None:
-    """Raises unless it is an int."""
-    check_integer("axis", axis, None)
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless it is a bool."""
+    is_right = isinstance(value, bool)
+    _checks.check(is_right, name, "True or False", repr(value), TypeError)
 
 
-def check_integer(name: str, value: Any, least: int | None) -> None:
+def check_integer(name: str, value: Any, least: float = -math.inf) -> None:
     """Raises unless it is an integer, and at least so large."""
     is_right = _is_integer(value)
     _checks.check(is_right, name, "an integer", repr(value), TypeError)
-    is_right = least is None or value >= least
-    _checks.check(is_right, name, f"at least {least}", value)
+    _checks.check(value >= least, name, f"at least {least}", value)
 
 
 def leaves_of(
@@ -107,22 +110,16 @@ def leaves_of(
     The leaves are in at least float32, for the arithmetic.
     """
     _checks.check_params(leader, f"{name}'s leader", is_complex=is_complex)
-    structure: Any = jax.tree.structure(step_size)
-    is_right = structure == jax.tree.structure(leader)
-    right = "a tree like the leader"
-    _checks.check(is_right, f"{name}'s step_size", right, structure)
-
-    def in_real_dtype(x, s):
-        return jnp.broadcast_to(jnp.asarray(s, real_dtype(x)), x.shape)
-
-    leader = jax.tree.map(
+    x = jax.tree.map(
         lambda x: jnp.asarray(x, _numerics.at_least_float32(x)), leader
     )
-    return (
-        _checks.leaf_names(leader),
-        jax.tree.leaves(leader),
-        jax.tree.leaves(jax.tree.map(in_real_dtype, leader, step_size)),
+    s = jax.tree.map(
+        lambda x, s: jnp.broadcast_to(
+            jnp.asarray(s, jnp.finfo(x.dtype).dtype), x.shape
+        ),
+        *(x, step_size),
     )
+    return _checks.leaf_names(leader), jax.tree.leaves(x), jax.tree.leaves(s)
 
 
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
@@ -134,68 +131,52 @@ def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
     )
 
 
-def real_dtype(x: jax.Array) -> np.dtype:
-    """The dtype of the modulus of an element."""
-    return jnp.finfo(x.dtype).dtype
-
-
 def spread(
-    name: str,
-    values: Any,
-    paths: Sequence[str],
-    like: Sequence[jax.Array],
-    shapes: Sequence[tuple[int, ...]],
-) -> list[jax.Array]:
+    name: str, values: Any, leaves: Mapping[int, tuple[str, np.dtype, tuple]]
+) -> dict[int, Any]:
     """Returns an argument's array for each leaf, in its real dtype and rank.
 
     Args:
         name: What the argument is called in an error.
         values: A number, an array, or a tree of these with the paths of the
             leaves or the beginnings of these paths.
-        paths: The leaves' paths.
-        like: The leaves.
-        shapes: The shape to which the value of each leaf must broadcast.
+        leaves: The path of each leaf, its real dtype, and the shape to which
+            its value must broadcast, by the leaf's number.
     """
     given = dict(
         zip(_checks.leaf_names(values), jax.tree.leaves(values), strict=True)
     )
+    paths = [path for path, _, _ in leaves.values()]
     keys = {
         path: key
         for path in paths
         for key in given
         if key in ("", path) or path.startswith(key + "/")
     }
-    missing = [path or "an array" for path in paths if path not in keys]
-    wrong = [f"missing {x}" for x in missing]
+    wrong = [f"missing {x or 'an array'}" for x in paths if x not in keys]
     wrong += [f"unexpected {x}" for x in sorted(given.keys() - keys.values())]
     right = "a number, an array or a tree with the parameters' keys"
     if isinstance(values, list | tuple):
         kind = type(values).__name__
         right += f" (a {kind} is a tree; jnp.array makes it an array)"
     _checks.check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
-    return [
-        _shaped(name, given[keys[path]], path, real_dtype(x), shape)
-        for path, x, shape in zip(paths, like, shapes, strict=True)
-    ]
+    return {
+        i: _shaped(name, given[keys[path]], path, dtype, shape)
+        for i, (path, dtype, shape) in leaves.items()
+    }
 
 
 def _shaped(name, value, path, dtype, shape):
-    is_right = broadcasts(jnp.shape(value), shape)
-    right = f"of a shape that broadcasts to {shape} for {_checks.at(path)}"
-    _checks.check(is_right, name, right, f"shape {jnp.shape(value)}")
     # Known numbers stay NumPy's, so that they can be checked under jit.
-    numpy = np if is_known(value) else jnp
-    value = numpy.asarray(value).astype(dtype)
+    value = (np if is_known(value) else jnp).asarray(value).astype(dtype)
+    padded = (1,) * (len(shape) - value.ndim) + value.shape
+    is_right = len(padded) == len(shape) and all(
+        n in (1, m) for n, m in zip(padded, shape, strict=True)
+    )
+    right = f"of a shape that broadcasts to {shape} for {_checks.at(path)}"
+    _checks.check(is_right, name, right, f"shape {value.shape}")
     # Broadcasting is left to XLA, which stores nothing as large as the leaf.
-    return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
-
-
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether an array of one shape broadcasts to the other."""
-    try:
-        return np.broadcast_shapes(shape, to) == to
-    except ValueError:
-        return False
+    return value.reshape(padded)
 
 
 def check_normal(normal: Any) -> None:
@@ -206,57 +187,56 @@ def check_normal(normal: Any) -> None:
     _checks.check(is_right, "normal", "other than 0 in each slice", normal)
 
 
-def check_not_0(own: Any, offset: Any, normal: Any) -> None:
+def check_not_0(slices: Any, normal: Sequence[Any]) -> None:
     """Raises if the normal is known and 0 in all of a slice."""
-    del offset
-    if not is_known(*normal):
-        return
-    size = sum_of_slice(own, [np.abs(a) for a in normal])
-    if not np.all(size > 0):
-        raise ValueError("normal must not be 0 in all of a slice.")
+    if is_known(*normal):
+        is_right = np.all(_sum(slices, map(np.abs, normal)) > 0)
+        right = "other than 0 in each slice"
+        _checks.check(is_right, "normal", right, "a slice of zeros")
 
 
 def check_section(
-    own: Any,
+    slices: Any,
     offset: Any,
-    lower: Any,
-    upper: Any,
-    normal: Any,
-    at_most: bool = False,
+    lower: Sequence[Any],
+    upper: Sequence[Any],
+    normal: Sequence[Any],
+    at_most: bool,
 ) -> None:
     """Raises if a section of a box is known to be empty."""
-    check_not_0(own, offset, normal)
+    check_not_0(slices, normal)
     if not is_known(offset, *lower, *upper, *normal):
         return
-    ends = []
-    for a, p, q in zip(normal, lower, upper, strict=True):
-        a, p, q = (np.asarray(x, np.float64) for x in (a, p, q))
-        sides = [
-            np.where(a == 0, 0, np.where(a == 0, 1, a) * side)
-            for side in (p, q)
+
+    def products(bounds):
+        return [
+            np.where(a == 0, 0, np.float64(bound) * np.where(a == 0, 1, a))
+            for a, bound in zip(normal, bounds, strict=True)
         ]
-        ends.append((np.minimum(*sides), np.maximum(*sides)))
-    least = sum_of_slice(own, [low for low, _ in ends])
-    most = sum_of_slice(own, [high for _, high in ends])
-    finite = [abs(end) for end in (least, most)]
-    slack = own.rounding * (
-        np.abs(offset) + sum(np.where(np.isfinite(x), x, 0) for x in finite)
+
+    ends = [products(lower), products(upper)]
+    least, most = (
+        _sum(slices, map(choose, *ends)) for choose in (np.minimum, np.maximum)
     )
-    if np.any(least > offset + slack) or (
-        not at_most and np.any(most < offset - slack)
-    ):
-        raise ValueError(
-            "lower, upper, normal and offset must leave a section that is not "
-            f"empty: between lower and upper the normal's products lie from "
-            f"{np.min(least)} to {np.max(most)}, got an offset of {offset}."
-        )
+    finite = np.nan_to_num(np.abs([least, most]), posinf=0)
+    slack = slices.rounding * (np.abs(offset) + finite.sum(axis=0))
+    is_right = least <= offset + slack
+    if not at_most:
+        is_right &= most >= offset - slack
+    _checks.check(
+        np.all(is_right),
+        "offset",
+        "between the normal's least and largest product with the box, else "
+        "the section is empty",
+        f"{offset} for products from {np.min(least)} to {np.max(most)}",
+    )
 
 
-def sum_of_slice(own: Any, arrays: Sequence[Any]) -> Any:
+def _sum(slices, arrays):
     """Sums over each slice known numbers that broadcast to the leaves."""
     return sum(
         np.broadcast_to(a, x.shape).sum(axis=axes, dtype=np.float64)
-        for a, x, axes in zip(arrays, own.x, own.axes, strict=True)
+        for a, x, axes in zip(arrays, slices.x, slices.axes, strict=True)
     )
 
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
@@ -49,17 +50,13 @@ def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
     _checks.check_integer("n", n, 0)
     if n > m:
         raise ValueError(f"n must be at most m, got n={n} and m={m}.")
-    _checks.check_one_axis(axis)
-
-    def check(slices):
-        if slices.size % m:
-            raise ValueError(
-                f"n_of_m's m must divide the length along axis {axis}, got "
-                f"m={m} for a leaf of shape {slices.x[0].shape}."
-            )
+    _checks.check_integer("axis", axis)
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()
+        got = f"m={m} for a leaf of shape {x.shape}"
+        right = f"a divisor of the length along axis {axis}"
+        _shared_checks.check(slices.size % m == 0, "n_of_m's m", right, got)
         cost = jnp.moveaxis(jnp.abs(x) / jnp.sqrt(s), axis, -1)
         runs = cost.reshape(*cost.shape[:-1], -1, m)
         one, other = runs[..., :, None], runs[..., None, :]
@@ -70,4 +67,4 @@ def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
         is_kept = jnp.moveaxis(is_kept.reshape(cost.shape), -1, axis)
         return [jnp.where(is_kept, x, 0)]
 
-    return _slices.by_slice("n_of_m", solve, axis, is_complex=True, check=check)
+    return _slices.by_slice("n_of_m", solve, axis, is_complex=True)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _search
@@ -55,75 +56,44 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Statistical Computing 4(3), 1983
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0, _checks.FINITE)
-    _slices.check_axis(axis)
+    _checks.check_axis(axis)
 
-    # 1 + mu s is rest + nu s, with rest = 1 - s for the largest s of 1.
-    def theta(nu, x, s, rest, _):
+    # With s over the largest, 1 + mu s is rest + nu s: rest = 1 - s is exactly
+    # 0 for the largest, and nu at least 0.
+    def theta(nu, x, s, rest, radius):
         below = rest + nu * s
-        return x / jnp.where(below > 0, below, 1).astype(x.dtype)
+        theta = x / jnp.where(below > 0, below, 1).astype(x.dtype)
+        return jnp.where(radius > 0, theta, 0)
 
     def square(nu, x, s, rest, radius):
-        return _search.squared_ratio(x, radius * (rest + nu * s))
+        inverse = _search.reciprocal(radius * (rest + nu * s))
+        return jnp.square(jnp.abs(x) * inverse)
 
     def start(x, s, rest, radius):
-        return (jnp.abs(x) / radius - rest) / s
+        return (jnp.abs(x) * _search.reciprocal(radius) - rest) / s
 
-    def rest_of(largest, s):
-        # Where s is the largest, exactly 0 however s has been rounded.
-        quotient = s / jax.lax.stop_gradient(s)
-        return 1 - jnp.where(s >= largest, quotient, s)
+    def equal_parts(is_zero, x, rest, radius):
+        # Tiny and equal they grow alike, to what the norm lacks.
+        tiny = (radius / _numerics.bound(radius.dtype)).astype(x.dtype)
+        is_free = is_zero & (rest == 0)
+        return jnp.where(is_free, tiny, x), jnp.where(is_free, 0, rest)
 
-    def solve(slices, given):
-        radius = jnp.where(given > 0, given, 1)
+    def solve(slices, radius):
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
+        rest = slices.map(lambda most, s: (most - s) / most, largest, s)
         s = slices.map(jnp.divide, s, largest)
-        largest = jax.lax.stop_gradient(slices.max(s))
-        rest = slices.map(rest_of, largest, s)
-        arguments = slices.x, s, rest, radius
-        nu = _search.multiplier(
-            slices,
-            theta,
-            square,
-            _search.reciprocal_norm,
-            start,
-            *arguments,
-            steps=14,
+        is_zero = slices.all(
+            slices.map(lambda x, rest: (x == 0) | (rest > 0), slices.x, rest)
         )
-        # Where there is no such nu, those of the largest s share what lacks.
-        is_free = slices.map(lambda rest: rest == 0, rest)
-        outside = slices.map(
-            lambda r, x, rest, free: jnp.where(
-                free, 0, _search.squared_ratio(x, r * jnp.where(free, 1, rest))
-            ),
-            radius,
-            slices.x,
-            rest,
-            is_free,
-        )
-        found = slices.sum(outside)
-        is_short = (found < 1) & slices.all(
-            slices.map(lambda x, free: (x == 0) | ~free, slices.x, is_free)
-        )
-        number = slices.sum(slices.map(jnp.int32, is_free)).astype(found.dtype)
-        share = jnp.where(is_short, 1 - found, 0) / number
-        share = radius * jnp.sqrt(jnp.where(is_short, share, 1))
-
-        def shared(is_short, share, free, x, rest, point):
-            rest = jnp.where(free, 1, rest).astype(x.dtype)
-            alone = jnp.where(free, share.astype(x.dtype), x / rest)
-            return jnp.where(is_short, alone, point)
-
-        points = slices.map(theta, nu, *arguments)
-        points = slices.map(
-            shared, is_short, share, is_free, slices.x, rest, points
-        )
-        squares = slices.sum(
-            slices.map(_search.squared_ratio, slices.x, radius)
-        )
+        pairs = slices.map(equal_parts, is_zero, slices.x, rest, radius)
+        x, rest = map(list, zip(*pairs, strict=True))
+        given = x, s, rest, radius
+        nu = _search.multiplier(slices, square, *given, start=start, steps=14)
+        points = slices.map(theta, nu, *given)
+        squares = slices.sum(slices.map(square, jnp.ones_like(nu), *given))
         is_feasible = jnp.abs(squares - 1) <= slices.rounding
-        points = slices.where(is_feasible, slices.x, points)
-        return slices.map(lambda r, p: jnp.where(r > 0, p, 0), given, points)
+        return slices.map(jnp.where, is_feasible, slices.x, points)
 
     return _slices.by_slice(
         "l2_sphere",
@@ -167,7 +137,7 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         Computational Harmonic Analysis 27(3), 2009
     """
     _checks.check_integer("k", k, 0)
-    _slices.check_axis(axis)
+    _checks.check_axis(axis)
 
     def solve(slices):
         # What leaving a number out costs.
@@ -219,7 +189,7 @@ def _places(slices):
     for x, axes in zip(slices.x, slices.axes, strict=True):
         place = jnp.zeros(x.shape, jnp.int32)
         for i in axes:
-            iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, i)
+            iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + i)
             place = place * x.shape[i] + iota
         places.append(slices.size - 1 - before - place)
         before += math.prod(x.shape[i] for i in axes)
@@ -256,8 +226,8 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
     """
     _checks.check_numbers("values", values, _checks.FINITE)
     known = np.sort(np.hstack([np.ravel(v) for v in jax.tree.leaves(values)]))
-    if not known.size:
-        raise ValueError(f"values must have at least one level, got {values}.")
+    right = "at least one level"
+    _shared_checks.check(known.size, "values", right, values)
 
     def solve(slices):
         def nearest(x):

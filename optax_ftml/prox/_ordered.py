@@ -47,11 +47,8 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
         Regression <https://doi.org/10.1007/BF01580873>`_, Mathematical
         Programming 47, 1990
     """
-    _checks.check_one_axis(axis)
-    if not isinstance(decreasing, bool):
-        raise TypeError(
-            f"decreasing must be True or False, got {decreasing!r}."
-        )
+    _checks.check_integer("axis", axis)
+    _checks.check_flag("decreasing", decreasing)
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()

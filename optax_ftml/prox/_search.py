@@ -1,11 +1,10 @@
 """The one unknown of a slice, its multiplier: the search, and its derivative.
 
 Most sets and penalties are of the form theta(mu), with one number mu per slice.
-A set says how: elementwise functions of mu, the leader x, the relative step
+A set says how, by elementwise functions of mu, the leader x, the relative step
 size s and what else it needs; the slices' sums are taken here.
 
-    theta(mu, x, s, ...)   the solution; where mu is 0 the leader, if it is
-                           feasible, bit for bit
+    theta(mu, x, s, ...)   the solution, which is the leader where mu is 0
     term(mu, x, s, ...)    what is summed over the slice; it falls with mu
     left(sum)              the left side of the equation, 0 at the solution
     start(x, s, ...)       the mu at which this number alone reaches the target
@@ -14,12 +13,10 @@ The number of steps is fixed: if the last slice to converge ended the loop,
 devices would ask each other after each step.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _slices
@@ -27,36 +24,58 @@ from optax_ftml.prox import _slices
 # By the bytes of a number: enough for norms over eight decades of step sizes in
 # float32, and over all of them in float64.
 HALLEY_STEPS = {4: 6, 8: 14}
-BISECTION = "bisection"
+
+
+@jax.custom_jvp
+def reciprocal(y: jax.Array) -> jax.Array:
+    """Returns 1 / y for y >= 0, at most 2^63, with finite derivatives."""
+    return 1 / jnp.maximum(y, 1 / _numerics.bound(y.dtype))
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    (y,), (change,) = primals, tangents
+    inverse = reciprocal(y)
+    change = jnp.where(inverse < _numerics.bound(y.dtype), change, 0)
+    return inverse, -inverse * (inverse * change)
+
+
+def norm_is_1(squares: jax.Array) -> jax.Array:
+    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu.
+
+    It is constant for norms below 1e-6, which are far inside.
+    """
+    return 1 - jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 def multiplier(
     slices: _slices.Slices,
-    theta: Callable,
     term: Callable,
-    left: Callable,
-    start: Callable | str | None,
-    *arguments: _slices.Arrays | jax.Array,
-    at_most: bool = False,
+    *arguments: _slices.Arrays | jax.Array | float,
+    start: Callable | None = None,
+    left: Callable = norm_is_1,
+    at_most: bool = True,
     steps: int | None = None,
+    bisects: bool = False,
 ) -> jax.Array:
     """Returns the mu of each slice at which the left side is 0.
 
-    It is 0 where the leader satisfies the equation but for rounding and is
-    theta(0), and with `at_most` where the left side is at most 0 there.
+    It is 0 where the left side is 0 there but for rounding, and with `at_most`
+    where it is less.
 
     Args:
         slices: The slices.
-        theta: The solution.
         term: What is summed.
-        left: The left side. It falls with the sum.
-        start: Where Halley's method begins, from where it does not overshoot;
-            None for 0, and BISECTION to bisect instead.
         *arguments: What the functions are given after mu.
+        start: Where Halley's method begins, from where it does not overshoot;
+            None for 0.
+        left: The left side. It grows with the sum.
         at_most: Whether mu is at least 0.
         steps: How many of Halley's steps to take.
+        bisects: Whether to bisect instead.
     """
     zero = jnp.zeros(slices.shape, slices.dtype)
+    largest = float(jnp.finfo(slices.dtype).max)
 
     def left_of(mu):
         return left(slices.sum(slices.map(term, mu, *arguments)))
@@ -66,25 +85,31 @@ def multiplier(
     slack = slices.rounding * slices.sum(slices.map(jnp.abs, at_0))
     stays = left(found - slack) <= 0
     if not at_most:
-        points = slices.map(theta, zero, *arguments)
-        is_same = slices.map(jnp.equal, points, slices.x)
-        stays &= (left(found + slack) >= 0) & slices.all(is_same)
+        stays &= left(found + slack) >= 0
 
-    def solve(_, first):
-        if start == BISECTION:
-            most = jnp.full_like(zero, jnp.finfo(slices.dtype).max)
-            least = first if at_most else -most
-            return bisect(lambda mu: left_of(mu) >= 0, least, most)
-        steps_ = steps or HALLEY_STEPS[slices.dtype.itemsize]
-        return _halley(slices, term, left, first, arguments, steps_)
+    def bisected(_, zero):
+        least = zero if at_most else zero - largest
+        return bisect(lambda mu: left_of(mu) >= 0, least, zero + largest)
 
-    if callable(start):
+    def halley(_, first):
+        most = largest**0.75
+
+        def step(_, mu):
+            mu = _halley_step(slices, term, left, mu, arguments)
+            return jnp.clip(mu, 0 if at_most else -most, most)
+
+        number = steps or HALLEY_STEPS[slices.dtype.itemsize]
+        return jax.lax.fori_loop(0, number, step, jnp.minimum(first, most))
+
+    first = zero
+    if start is not None:
         first = slices.max(slices.map(start, *arguments))
         first = jnp.maximum(first, 0) if at_most else first
-    else:
-        first = zero
     mu = jax.lax.custom_root(
-        left_of, jax.lax.stop_gradient(first), solve, _divide_by_slope
+        left_of,
+        jax.lax.stop_gradient(first),
+        bisected if bisects else halley,
+        _divide_by_slope,
     )
     return jnp.where(stays, 0, mu)
 
@@ -94,31 +119,23 @@ def _divide_by_slope(linear, y):
     return jnp.where(slope == 0, 0, y / jnp.where(slope == 0, 1, slope))
 
 
-def _halley(slices, term, left, first, arguments, steps):
-    most = float(jnp.finfo(slices.dtype).max) ** 0.75
+def _halley_step(slices, term, left, mu, arguments):
+    # In units of mu, in which no derivative is huge.
+    unit = jnp.where(mu == 0, 1, jnp.abs(mu))
 
-    def step(_, carry):
-        mu, least = carry
-        # In units of mu, in which no derivative is huge.
-        unit = jnp.where(mu == 0, 1, jnp.abs(mu))
+    def derivatives(mu, unit, *others):
+        return _two_derivatives(lambda t: term(mu + unit * t, *others), mu)
 
-        def derivatives(mu, unit, *others):
-            return _two_derivatives(lambda t: term(mu + unit * t, *others), mu)
-
-        value, slope, bend = slices.sums(
-            slices.map(derivatives, mu, unit, *arguments)
-        )
-        value, slope, bend = _two_derivatives(
-            lambda t: left(value + t * (slope + t * bend / 2)), mu
-        )
-        least = jnp.where(value >= 0, jnp.maximum(mu, least), least)
-        slope = jnp.where(slope < 0, slope, -jnp.inf)
-        newton = -value / slope
-        rise = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
-        return jnp.clip(mu + unit * rise, least, most), least
-
-    start = jnp.minimum(first, most), jnp.full_like(first, -most)
-    return jax.lax.fori_loop(0, steps, step, start)[0]
+    value, slope, bend = slices.sums(
+        slices.map(derivatives, mu, unit, *arguments)
+    )
+    value, slope, bend = _two_derivatives(
+        lambda t: left(value + t * (slope + t * bend / 2)), mu
+    )
+    slope = jnp.where(slope < 0, slope, -jnp.inf)
+    newton = -value / slope
+    halley = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
+    return mu + unit * halley
 
 
 def _two_derivatives(f, like):
@@ -132,53 +149,7 @@ def _two_derivatives(f, like):
     return value, slope, bend
 
 
-@jax.custom_jvp
-def squared_ratio(x: jax.Array, below: jax.Array) -> jax.Array:
-    """Returns abs(x / below)^2 for below >= 0, the term of norms.
-
-    Its derivatives are its multiples, which neither over- nor underflow.
-    """
-    return jnp.square(jnp.abs(x) * _reciprocal(below))
-
-
-@functools.partial(squared_ratio.defjvp, symbolic_zeros=True)
-def _squared_ratio_jvp(primals, tangents):
-    (x, below), (dx, dbelow) = primals, tangents
-    value, inverse = squared_ratio(x, below), _reciprocal(below)
-    change = jnp.zeros_like(value)
-    if not isinstance(dbelow, SymbolicZero):
-        change = -2 * value * (inverse * dbelow)
-    if not isinstance(dx, SymbolicZero):
-        inverse = inverse.astype(x.dtype)
-        product = jnp.real(x * inverse * jnp.conj(dx * inverse))
-        change += 2 * product
-    return value, change
-
-
-@jax.custom_jvp
-def _reciprocal(y):
-    return 1 / jnp.maximum(y, 1 / _numerics.bound(y.dtype))
-
-
-@_reciprocal.defjvp
-def _reciprocal_jvp(primals, tangents):
-    inverse = _reciprocal(*primals)
-    return inverse, -inverse * (inverse * tangents[0])
-
-
-def reciprocal_norm(squares: jax.Array) -> jax.Array:
-    """The left side 1 - 1 / norm of a sum of squares, close to linear in mu.
-
-    It is constant for norms below 1e-6, which are far inside.
-    """
-    is_small = squares < 1e-12
-    norm = jax.lax.rsqrt(jnp.where(is_small, 1, squares))
-    return jnp.where(is_small, -1e6, 1 - norm)
-
-
-def bisect(
-    holds: Callable, low: jax.Array, high: jax.Array, steps: int | None = None
-) -> jax.Array:
+def bisect(holds: Callable, low: jax.Array, high: jax.Array) -> jax.Array:
     """Finds the largest number at which a condition still holds.
 
     Each step halves the numbers of the dtype that lie between. As many steps as
@@ -190,7 +161,6 @@ def bisect(
         low: The least numbers, which come back if it never holds: floats, or
             integers of at least 0.
         high: The largest.
-        steps: How many; as many as the numbers have bits by default.
 
     Returns:
         The numbers, without a gradient.
@@ -215,7 +185,5 @@ def bisect(
         in_order(jax.lax.bitcast_convert_type(end, integer))
         for end in jax.lax.stop_gradient((low, high))
     )
-    low, _ = jax.lax.fori_loop(
-        0, steps or 8 * dtype.itemsize, step, tuple(ends)
-    )
+    low, _ = jax.lax.fori_loop(0, 8 * dtype.itemsize, step, tuple(ends))
     return jax.lax.bitcast_convert_type(in_order(low), dtype)

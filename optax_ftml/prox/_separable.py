@@ -102,7 +102,7 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
     _checks.check_numbers(
         "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
     )
-    _slices.check_flag("non_negative", non_negative)
+    _checks.check_flag("non_negative", non_negative)
 
     def solve(slices, strength):
         return slices.map(

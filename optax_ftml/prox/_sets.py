@@ -4,12 +4,11 @@ What has had no gradient yet moves first, with a step size of 1e8 of the largest
 of the others in its slice.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
@@ -58,8 +57,8 @@ def simplex(
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
     _checks.check_numbers("total", total, _checks.AT_LEAST_0, _checks.FINITE)
-    _slices.check_axis(axis)
-    _slices.check_flag("at_most", at_most)
+    _checks.check_axis(axis)
+    _checks.check_flag("at_most", at_most)
 
     def solve(slices, total):
         return _with_sum(slices, slices.x, total, at_most)
@@ -103,12 +102,17 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _slices.check_axis(axis)
+    _checks.check_axis(axis)
 
     def solve(slices, radius):
         sizes = slices.map(jnp.abs, slices.x)
         shrunk = _with_sum(slices, sizes, radius, at_most=True)
-        return slices.map(_resized, slices.x, sizes, shrunk)
+        return slices.map(
+            lambda x, size, new: jnp.where(
+                new == size, x, jnp.sign(x) * new.astype(x.dtype)
+            ),
+            *(slices.x, sizes, shrunk),
+        )
 
     return _slices.by_slice(
         "l1_ball",
@@ -119,22 +123,14 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     )
 
 
-def _resized(x, size, new):
-    return jnp.where(new == size, x, jnp.sign(x) * new.astype(x.dtype))
-
-
 def _with_sum(slices, x, total, at_most):
     """Returns the theta = max(x - mu s, 0) with this sum, or at most it."""
-    return _section(
-        _slices.Slices(x, slices.s, slices.axes),
-        total,
-        jnp.ones_like(total),
-        (jnp.zeros_like(total), total),
-        at_most=at_most,
-        term=lambda mu, x, s, *_: jax.nn.relu(x - mu * s),
-        start=lambda x, s, _, low, total: (x - total) / s,
-        steps=15,
-    )
+
+    def start(x, s, normal, lower, upper, total):
+        return (x - total) / s
+
+    search = {"at_most": at_most, "start": start, "steps": 15}
+    return _section(slices, x, total, lower=0.0, **search)
 
 
 def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -175,32 +171,22 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Statistical Computing 4(3), 1983
     """
     _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _slices.check_axis(axis)
+    _checks.check_axis(axis)
 
-    def theta(mu, x, s, _):
-        return x / (1 + mu * s).astype(x.dtype)
+    def theta(mu, x, s, radius):
+        return jnp.where(radius > 0, x / (1 + mu * s).astype(x.dtype), 0)
 
     def square(mu, x, s, radius):
-        return _search.squared_ratio(x, radius * (1 + mu * s))
+        inverse = _search.reciprocal(radius * (1 + mu * s))
+        return jnp.square(jnp.abs(x) * inverse)
 
     def start(x, s, radius):
-        return jnp.maximum(jnp.abs(x) / radius - 1, 0) / s
+        return (jnp.abs(x) * _search.reciprocal(radius) - 1) / s
 
     def solve(slices, radius):
-        largest = jnp.finfo(radius.dtype).max
-        some = jnp.where(radius > 0, jnp.minimum(radius, largest), 1)
-        arguments = slices.x, slices.relative_step_sizes(), some
-        mu = _search.multiplier(
-            slices,
-            theta,
-            square,
-            _search.reciprocal_norm,
-            start,
-            *arguments,
-            at_most=True,
-        )
-        theta_ = slices.map(theta, mu, *arguments)
-        return slices.map(lambda r, t: jnp.where(r > 0, t, 0), radius, theta_)
+        given = slices.x, slices.relative_step_sizes(), radius
+        mu = _search.multiplier(slices, square, *given, start=start)
+        return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
         "l2_ball",
@@ -278,16 +264,12 @@ def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
 def _flat(name, normal, offset, axis, at_most):
     _checks.check_normal(normal)
     _checks.check_numbers("offset", offset, _checks.FINITE)
-    _slices.check_axis(axis)
+    _checks.check_axis(axis)
 
     def solve(slices, offset, normal):
+        _checks.check_not_0(slices, normal)
         return _section(
-            slices,
-            offset,
-            normal,
-            at_most=at_most,
-            start=None,
-            steps=1,
+            slices, slices.x, offset, normal, at_most=at_most, steps=1
         )
 
     return _slices.by_slice(
@@ -296,7 +278,6 @@ def _flat(name, normal, offset, axis, at_most):
         axis,
         slice_numbers={"offset": offset},
         numbers={"normal": normal},
-        check=_checks.check_not_0,
     )
 
 
@@ -353,12 +334,14 @@ def box_section(
     _checks.check_bounds(lower, upper)
     _checks.check_normal(normal)
     _checks.check_numbers("offset", offset, _checks.FINITE)
-    _slices.check_axis(axis)
-    _slices.check_flag("at_most", at_most)
+    _checks.check_axis(axis)
+    _checks.check_flag("at_most", at_most)
 
     def solve(slices, offset, lower, upper, normal):
-        bounds = lower, upper
-        return _section(slices, offset, normal, bounds, at_most=at_most)
+        _checks.check_section(slices, offset, lower, upper, normal, at_most)
+        bounds = {"lower": lower, "upper": upper}
+        search = {"at_most": at_most, "bisects": True}
+        return _section(slices, slices.x, offset, normal, **bounds, **search)
 
     return _slices.by_slice(
         "box_section",
@@ -366,75 +349,37 @@ def box_section(
         axis,
         slice_numbers={"offset": offset},
         numbers={"lower": lower, "upper": upper, "normal": normal},
-        check=functools.partial(_checks.check_section, at_most=at_most),
     )
 
 
 def _section(
-    slices: _slices.Slices,
-    target: jax.Array,
-    normal: Any,
-    bounds: tuple = (),
-    *,
-    at_most: bool,
-    term: Callable | None = None,
-    start: Callable | str | None = _search.BISECTION,
-    steps: int | None = None,
-) -> _slices.Arrays:
-    """Returns theta = clip(x - mu s a, *bounds) with a . theta = target."""
+    slices, x, target, normal=1.0, *, lower=-np.inf, upper=np.inf, **search
+):
+    """Returns theta = clip(x - mu s a, lower, upper) with this a . theta."""
 
-    def theta(mu, x, s, a, *bounds):
-        return _clip(x - mu * (s * a), *bounds)
+    def product(mu, x, s, a, lower, upper, _):
+        return a * _clip(x - mu * (s * a), lower, upper)
 
-    def product(mu, x, s, a, *bounds):
-        return a * theta(mu, x, s, a, *bounds)
+    def product_and_slope(y, s, a, lower, upper):
+        theta = _clip(y, lower, upper)
+        return a * theta, jnp.where(y == theta, s * a * a, 0)
 
-    arguments = slices.x, slices.relative_step_sizes(), normal, *bounds
+    s = slices.relative_step_sizes()
+    given = x, s, normal, lower, upper, target
     mu = _search.multiplier(
-        slices,
-        theta,
-        term or product,
-        lambda found: found - target,
-        start,
-        *arguments,
-        at_most=at_most,
-        steps=steps,
+        slices, product, *given, left=lambda total: total - target, **search
     )
-    return _settled(slices, mu, target, *arguments)
+    y = slices.map(lambda mu, x, s, a: x - mu * (s * a), mu, x, s, normal)
+    # What mu's rounding leaves of the residual goes to what is within bounds.
+    total, slope = slices.sums(
+        slices.map(product_and_slope, y, s, normal, lower, upper)
+    )
+    rest = (total - target) / jnp.where(slope > 0, slope, jnp.inf)
+    rest = jax.lax.stop_gradient(jnp.where(mu == 0, 0, rest))
+    y = slices.map(lambda rest, y, s, a: y - rest * (s * a), rest, y, s, normal)
+    return slices.map(_clip, y, lower, upper)
 
 
-def _settled(slices, mu, target, x, s, normal, *bounds):
-    """Returns theta(mu), with what rounding of mu has left of the residual."""
-    eps = float(jnp.finfo(slices.dtype).eps)
-
-    def unclipped(mu, x, s, a, *bounds):
-        y = x - mu * (s * a)
-        at = _clip(y, *bounds)
-        is_near = jnp.abs(y - at) <= 4 * eps * (jnp.abs(x) + jnp.abs(at))
-        return jnp.where(is_near, at, y)
-
-    def excess(y, a, *bounds):
-        return a * _clip(y, *bounds)
-
-    def free(y, s, a, *bounds):
-        # What is at a bound counts as free, so that no step goes too far.
-        return jnp.where(y == _clip(y, *bounds), s * a * a, 0)
-
-    y = slices.map(unclipped, mu, x, s, normal, *bounds)
-    for _ in range(3):
-        found = slices.sum(slices.map(excess, y, normal, *bounds)) - target
-        slope = slices.sum(slices.map(free, y, s, normal, *bounds))
-        step = found / jnp.where(slope > 0, slope, 1)
-        step = jnp.where((slope > 0) & (mu != 0), step, 0)
-        step = jax.lax.stop_gradient(step)
-        y = slices.map(
-            lambda step, y, s, a: y - step * (s * a), step, y, s, normal
-        )
-    return slices.map(_clip, y, *bounds)
-
-
-def _clip(x, lower=None, upper=None):
+def _clip(x, lower, upper):
     # At a bound the derivative is the bound's, as it is beyond.
-    if lower is None:
-        return x
     return jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))

@@ -68,8 +68,8 @@ def group_lasso(
         "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
     )
     _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
-    _slices.check_axis(axis)
-    _slices.check_flag("non_negative", non_negative)
+    _checks.check_axis(axis)
+    _checks.check_flag("non_negative", non_negative)
 
     def theta(mu, x, s, strength):
         below = mu + strength * s
@@ -77,7 +77,10 @@ def group_lasso(
         return jnp.where(strength > 0, x * factor.astype(x.dtype), x)
 
     def square(mu, x, s, strength):
-        return _search.squared_ratio(x, mu + strength * s)
+        return jnp.square(jnp.abs(x) * _search.reciprocal(mu + strength * s))
+
+    def start(x, s, strength):
+        return jnp.abs(x) - strength * s
 
     def member(strength, x, s, l1):
         x = _separable.soft_threshold(x, s, l1, non_negative)
@@ -87,18 +90,9 @@ def group_lasso(
     def solve(slices, strength, l1):
         s = slices.penalty_step_sizes()
         x = slices.map(member, strength, slices.x, s, l1)
-        mu = _search.multiplier(
-            slices,
-            theta,
-            square,
-            _search.reciprocal_norm,
-            lambda x, s, strength: jnp.abs(x) - strength * s,
-            x,
-            s,
-            strength,
-            at_most=True,
-        )
-        return slices.map(theta, mu, x, s, strength)
+        given = x, s, strength
+        mu = _search.multiplier(slices, square, *given, start=start)
+        return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
         "group_lasso",

@@ -56,7 +56,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     _checks.check_numbers(
         "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
     )
-    _checks.check_one_axis(axis)
+    _checks.check_integer("axis", axis)
 
     def solve(slices, strength):
         (x,), (s,) = slices.x, slices.penalty_step_sizes()
