@@ -27,16 +27,15 @@ def results():
 
 WAYS = [(name, way) for name in ALL for way in ("along", "whole")]
 TREES = [(f"{name} of a tree", "tree") for name in sharded_prox.TREES]
-LONG = [(f"{name} of long rows", "along") for name in sharded_prox.SUMMED]
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS + TREES + LONG)
+@pytest.mark.parametrize(("name", "way"), WAYS + TREES)
 def test_the_same_as_on_one_device(results, name, way):
     assert results[name][way]["error"] < 2e-6
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [(name, "along") for name in ONE_UNKNOWN] + TREES + LONG
+    ("name", "way"), [(name, "along") for name in ONE_UNKNOWN] + TREES
 )
 def test_with_one_unknown_sums_of_slices_are_all_that_is_sent(
     results, name, way
@@ -45,8 +44,7 @@ def test_with_one_unknown_sums_of_slices_are_all_that_is_sent(
     # of each device instead of adding them up on the way.
     sent = results[name][way]["collectives"]
     kinds = {"all-reduce"}
-    base = name.removesuffix(" of a tree").removesuffix(" of long rows")
-    if base in sharded_prox.JOINT:
+    if name.removesuffix(" of a tree") in sharded_prox.JOINT:
         kinds.add("all-gather")
     slices = sharded_prox.ROWS if way == "along" else 1
     assert {kind for kind, _ in sent} <= kinds
