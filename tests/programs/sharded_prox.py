@@ -54,6 +54,10 @@ ORDERED = {
 }
 
 
+# What the slices that are whole on a device are tried with.
+WHOLE = ("simplex", "l2_ball", "box_section", "top_k", *FIXED, *ORDERED)
+
+
 def arguments(shapes):
     """Leaders, and step sizes over two decades."""
     leader = {k: RNG.normal(size=s).astype(np.float32) for k, s in shapes}
@@ -92,14 +96,12 @@ def main():
     by_row = {name: make(-1) for name, make in SLICED.items()} | FIXED
     along, whole = {"a": P(None, "x")}, {"a": P("x")}
     both = {"a": P(None, "x"), "b": P("x")}
-    problems = {
-        name: (f, rows, {"along": along, "whole": whole})
-        for name, f in by_row.items()
-    }
+    problems = {name: (f, rows, {"along": along}) for name, f in by_row.items()}
     problems |= {
-        name: (f, short, {"along": along, "whole": whole})
-        for name, f in ORDERED.items()
+        name: (f, short, {"along": along}) for name, f in ORDERED.items()
     }
+    for name in WHOLE:
+        problems[name][2]["whole"] = whole
     problems |= {
         f"{name} of a tree": (SLICED[name](None), tree, {"tree": both})
         for name in TREES

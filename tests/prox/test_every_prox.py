@@ -21,6 +21,8 @@ NAMES = [*cases.CONVEX, *cases.NOT_CONVEX]
 DIRECT = [name for name in NAMES if name != "in_metric"]
 SLICED = [name for name, case in cases.CONVEX.items() if case.is_sliced]
 SLICED += ["l2_sphere", "top_k"]
+# Tests of the same prox follow each other, so that one worker compiles it.
+by_name = functools.partial(pytest.mark.parametrize, "name", scope="module")
 WEIGHT = np.arange(1.0, 1 + cases.SIZE)
 
 
@@ -46,7 +48,7 @@ def gradients(name):
     return cases.jit(jax.grad(loss, (0, 1)))
 
 
-@pytest.mark.parametrize("name", cases.CONVEX)
+@by_name(cases.CONVEX)
 def test_no_solver_finds_less(x64, name):
     leaders, steps = cases.draw_rows(np.random.default_rng(0))
     thetas = np.asarray(rows(name)(leaders, steps))
@@ -63,30 +65,32 @@ def test_no_solver_finds_less(x64, name):
         assert cases.violation(constraints) <= 1e-9
 
 
+def distances_to_bounds(theta):
+    return np.stack([theta - cases.LOWER, cases.UPPER - theta])
+
+
 # What is exactly 0 or well away from it.
 EXACT = {
-    "box": lambda t: np.stack([t - cases.LOWER, cases.UPPER - t]),
-    **dict.fromkeys(["box_section", "box_section_at_most"]),
+    **dict.fromkeys(
+        ["box", "box_section", "box_section_at_most"], distances_to_bounds
+    ),
     **dict.fromkeys(
         [
             *("non_negative", "non_negative_l1", "non_negative_group_lasso"),
             *("simplex", "simplex_at_most", "l1", "l1_ball"),
             *("elastic_net", "sparse_group_lasso"),
         ],
-        lambda t: t,
+        lambda theta: theta,
     ),
-    **dict.fromkeys(
-        ["monotone", "decreasing", "total_variation"],
-        lambda t: np.diff(t, axis=-1),
-    ),
+    **dict.fromkeys(["monotone", "decreasing", "total_variation"], np.diff),
 }
 MAY_BE_NEGATIVE = "l1", "l1_ball", "elastic_net", "sparse_group_lasso"
 
 
-@pytest.mark.parametrize("name", EXACT)
+@by_name(EXACT)
 def test_zeros_bounds_and_equalities_are_exact(x64, name):
     theta = rows(name)(*cases.draw_rows(np.random.default_rng(1)))
-    exact = (EXACT[name] or EXACT["box"])(np.asarray(theta))
+    exact = EXACT[name](np.asarray(theta))
     assert np.any(exact == 0)
     assert np.all((exact == 0) | (np.abs(exact) > 1e-12))
     if name not in (*MAY_BE_NEGATIVE, "decreasing", "total_variation"):
@@ -94,7 +98,7 @@ def test_zeros_bounds_and_equalities_are_exact(x64, name):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", NAMES)
+@by_name(NAMES)
 def test_what_is_feasible_comes_back_bit_for_bit(request, name, dtype):
     if dtype == "float64":
         request.getfixturevalue("x64")
@@ -111,7 +115,7 @@ def test_what_is_feasible_comes_back_bit_for_bit(request, name, dtype):
         np.testing.assert_array_equal(f(point, other), point)
 
 
-@pytest.mark.parametrize("name", [n for n in DIRECT if n in cases.CONVEX])
+@by_name([n for n in DIRECT if n in cases.CONVEX])
 def test_float32_is_close_to_float64_over_six_decades(request, name):
     arguments = map(np.float32, cases.draw_rows(np.random.default_rng(3), 6))
     leader, step_size = arguments
@@ -126,7 +130,7 @@ WIDTHS = [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)
-@pytest.mark.parametrize("name", cases.typical(NAMES))
+@by_name(cases.typical(NAMES))
 def test_narrow_leaders_are_solved_in_float32(name, dtype):
     narrow = [
         jnp.asarray(a, dtype)
@@ -138,7 +142,7 @@ def test_narrow_leaders_are_solved_in_float32(name, dtype):
     np.testing.assert_array_equal(theta, wide.astype(dtype))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name(NAMES)
 def test_a_nan_stays_in_its_slice(name):
     arguments = map(np.float32, cases.draw_rows(np.random.default_rng(5)))
     leader, step_size = arguments
@@ -163,7 +167,7 @@ def extremes():
     return np.resize(pairs, (cases.ROWS, *pairs.shape[1:])).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name(NAMES)
 def test_no_leader_and_no_step_size_makes_a_nan(name):
     leader, s = extremes()
     theta = rows(name)(leader, s)
@@ -209,7 +213,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@by_name(LIMITS)
 def test_no_argument_at_an_end_of_its_range_makes_a_nan(name):
     leader, s = extremes()
     if name == "l2_ball":  # A leader of 1e18 would be 36 decades away.
@@ -219,7 +223,7 @@ def test_no_argument_at_an_end_of_its_range_makes_a_nan(name):
     assert np.all(np.isfinite(theta))
 
 
-@pytest.mark.parametrize("name", cases.typical(cases.CONVEX))
+@by_name(cases.typical(cases.CONVEX))
 def test_gradients_are_those_of_finite_differences(x64, name):
     x, s = cases.draw(np.random.default_rng(6), decades=1)
     point, h = np.concatenate([x, s]), 1e-6
@@ -238,7 +242,7 @@ def test_gradients_are_those_of_finite_differences(x64, name):
     )
 
 
-@pytest.mark.parametrize("name", SLICED)
+@by_name(SLICED)
 def test_derivatives_are_finite_at_zeros(x64, name):
     x = np.zeros((cases.ROWS, cases.SIZE))
     s = np.zeros_like(x)
@@ -252,7 +256,7 @@ def assert_same(theta, expected):
     np.testing.assert_allclose(theta, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", cases.typical(DIRECT))
+@by_name(cases.typical(DIRECT))
 def test_other_axes_and_vmap_are_the_same(x64, name):
     x, s = cases.draw_rows(np.random.default_rng(7), 2)
     expected = rows(name)(x, s)
@@ -265,7 +269,7 @@ def test_other_axes_and_vmap_are_the_same(x64, name):
     assert_same(theta.swapaxes(1, 2).reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("name", cases.typical(SLICED))
+@by_name(cases.typical(SLICED))
 def test_a_tree_is_one_vector(x64, name):
     def tree(a):
         return {"a": a[:2], "b": {"c": a[2:]}}
@@ -280,7 +284,7 @@ def test_a_tree_is_one_vector(x64, name):
 AXES = {"hidden/kernel": 0, "hidden/bias": (), "out/kernel": 1}
 
 
-@pytest.mark.parametrize("name", SLICED)
+@by_name(cases.typical(SLICED))
 def test_slices_across_leaves_are_those_of_one_array(x64, name):
     """A row is a hidden unit: what comes in, its bias, what goes out."""
 

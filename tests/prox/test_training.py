@@ -106,8 +106,13 @@ PENALTIES = {
 }
 
 
-@pytest.mark.parametrize("make", [optax_ftml.ftml, optax_ftml.proximal_adam])
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *((name, optax_ftml.ftml) for name in PENALTIES),
+        ("group_lasso", optax_ftml.proximal_adam),
+    ],
+)
 def test_an_embedding_keeps_the_rows_that_no_batch_had(name, make):
     start = jax.random.normal(jax.random.key(0), (6, 4))
     batch = jnp.array([0, 2])  # In every step; the other rows in none.
