@@ -77,7 +77,7 @@ def test_impossible_arguments_are_named(make, error, word):
         (prox.box_section(0.0, 1.0, 1.0, -1.0, at_most=True), "empty"),
         (prox.hyperplane(np.array([0.0, 1.0]), 1.0, axis=0), "normal"),
         (prox.affine_set(np.ones((1, 3)), 1.0), "matrix"),
-        (prox.n_of_m(2, 4), r"m=4 .*\(2, 2\)"),
+        (prox.n_of_m(2, 4), r"n_of_m.*m.*4.*\(2, 2\)"),
     ],
 )
 def test_what_does_not_fit_the_parameters_is_named(f, word):

@@ -50,7 +50,7 @@ def test_float32_is_right_over_eight_decades():
     leaders = 2 * rng.normal(size=(60, 20)).astype(np.float32)
     steps = 10 ** rng.uniform(-6, 2, size=(60, 20)).astype(np.float32)
     leaders[20:40, 9], leaders[40:, 9] = 1e6, -1e6
-    theta = jax.jit(prox.monotone())(leaders, steps)
+    theta = np.asarray(jax.jit(prox.monotone())(leaders, steps))
     for found, leader, s in zip(theta, leaders, steps, strict=True):
         right = pooled(leader, s)
         sizes = largest_of_pools(right, leader)

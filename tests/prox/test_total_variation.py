@@ -34,8 +34,8 @@ def test_float32_is_right_over_eight_decades(x64):
     steps = 10 ** rng.uniform(-6, 2, size=(80, 16)).astype(np.float32)
     leaders[::2, 7] = 1e6
     f = jax.jit(prox.total_variation(np.repeat([[1e-3], [0.7]], 40, axis=0)))
-    theta = f(leaders, steps)
-    rights = f(np.float64(leaders), np.float64(steps))
+    theta = np.asarray(f(leaders, steps))
+    rights = np.asarray(f(np.float64(leaders), np.float64(steps)))
     for found, right, leader in zip(theta, rights, leaders, strict=True):
         sizes = test_ordered.largest_of_pools(right, leader)
         sizes = np.maximum(sizes, np.abs(right))
