@@ -5,12 +5,15 @@ import pathlib
 from collections.abc import Callable
 
 import cvxpy as cp
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from optax_ftml import prox
 
 SIZE = 6
+ROWS = 60  # Of one shape, so that each prox is compiled once for each dtype.
 RNG = np.random.default_rng(7)
 NORMAL = RNG.normal(size=SIZE)
 MATRIX = RNG.normal(size=(2, SIZE))
@@ -22,21 +25,22 @@ class Case:
     """A prox, its penalty and constraints, and a point of its set.
 
     Attributes:
-        make: A function of the axis that returns the prox.
+        prox: A function that returns the prox, of the axis and of a function
+            that brings an array with a number per parameter into their shape.
         problem: A function of a cvxpy variable that returns the penalty and the
             constraints.
         feasible: A point of the set; None for a penalty.
-        takes_axis: Whether `make` heeds the axis; if not it is the last one.
-        is_separable: Whether the solution of a number is its own alone.
-        one_unknown: Whether sums over a slice are all that it needs.
+        is_sliced: Whether any axes, leaves together and slices across leaves
+            are meant by `axis`.
     """
 
-    make: Callable
+    prox: Callable
     problem: Callable
     feasible: np.ndarray | None = None
-    takes_axis: bool = True
-    is_separable: bool = False
-    one_unknown: bool = True
+    is_sliced: bool = False
+
+    def make(self, axis, of=np.asarray):
+        return self.prox(axis, of)
 
 
 def shifted(x):
@@ -59,125 +63,131 @@ INSIDE = (LOWER + UPPER) / 2
 SECTION = float(NORMAL @ INSIDE)
 CONVEX = {
     "box": Case(
-        lambda axis: prox.box(LOWER, UPPER),
+        lambda axis, of: prox.box(of(LOWER), of(UPPER)),
         lambda t: (0, [t >= LOWER, t <= UPPER]),
         INSIDE,
-        takes_axis=False,
-        is_separable=True,
     ),
     "non_negative": Case(
-        lambda axis: prox.non_negative(),
+        lambda axis, of: prox.non_negative(),
         lambda t: (0, [t >= 0]),
         np.arange(6.0),
-        is_separable=True,
     ),
     "l1": Case(
-        lambda axis: prox.l1(0.3),
+        lambda axis, of: prox.l1(0.3),
         lambda t: (0.3 * cp.norm1(t), []),
-        is_separable=True,
     ),
     "non_negative_l1": Case(
-        lambda axis: prox.l1(0.3, non_negative=True),
+        lambda axis, of: prox.l1(0.3, non_negative=True),
         lambda t: (0.3 * cp.sum(t), [t >= 0]),
-        is_separable=True,
     ),
     "elastic_net": Case(
-        lambda axis: prox.elastic_net(0.3, 0.5),
+        lambda axis, of: prox.elastic_net(0.3, 0.5),
         lambda t: (0.3 * cp.norm1(t) + 0.25 * cp.sum_squares(t), []),
-        is_separable=True,
     ),
     "simplex": Case(
-        lambda axis: prox.simplex(1.3, axis=axis),
+        lambda axis, of: prox.simplex(1.3, axis=axis),
         lambda t: (0, [t >= 0, cp.sum(t) == 1.3]),
         np.array([0.7, 0, 0.2, 0.1, 0.3, 0]),
+        is_sliced=True,
     ),
     "simplex_at_most": Case(
-        lambda axis: prox.simplex(1.3, at_most=True, axis=axis),
+        lambda axis, of: prox.simplex(1.3, at_most=True, axis=axis),
         lambda t: (0, [t >= 0, cp.sum(t) <= 1.3]),
         np.array([0.7, 0, 0.2, 0.1, 0, 0]),
+        is_sliced=True,
     ),
     "l1_ball": Case(
-        lambda axis: prox.l1_ball(1.3, axis=axis),
+        lambda axis, of: prox.l1_ball(1.3, axis=axis),
         lambda t: (0, [cp.norm1(t) <= 1.3]),
         np.array([0.7, 0, -0.2, 0.1, -0.3, 0]),
+        is_sliced=True,
     ),
     "l2_ball": Case(
-        lambda axis: prox.l2_ball(1.3, axis=axis),
+        lambda axis, of: prox.l2_ball(1.3, axis=axis),
         lambda t: (0, [cp.norm2(t) <= 1.3]),
         np.array([0.7, 0, -0.2, 0.1, -1, 0]),
+        is_sliced=True,
     ),
     "ellipsoid": Case(
-        lambda axis: ellipsoid(WEIGHT, axis=axis),
+        lambda axis, of: ellipsoid(of(WEIGHT), axis=axis),
         lambda t: (0, [cp.norm2(cp.multiply(np.sqrt(WEIGHT), t)) <= 1]),
         np.array([1, 0, -0.3, 0.1, -0.1, 0]),
+        is_sliced=True,
     ),
     "hyperplane": Case(
-        lambda axis: prox.hyperplane(NORMAL, 0.4, axis=axis),
+        lambda axis, of: prox.hyperplane(of(NORMAL), 0.4, axis=axis),
         lambda t: (0, [NORMAL @ t == 0.4]),
         shifted(INSIDE),
+        is_sliced=True,
     ),
     "halfspace": Case(
-        lambda axis: prox.halfspace(NORMAL, -2.4, axis=axis),
+        lambda axis, of: prox.halfspace(of(NORMAL), -2.4, axis=axis),
         lambda t: (0, [NORMAL @ t <= -2.4]),
         -9 * NORMAL,
+        is_sliced=True,
     ),
     "affine_set": Case(
-        lambda axis: prox.affine_set(MATRIX, 0.5),
+        lambda axis, of: prox.affine_set(MATRIX, 0.5),
         lambda t: (0, [MATRIX @ t == 0.5]),
         np.linalg.lstsq(MATRIX, np.full(2, 0.5))[0],
-        takes_axis=False,
     ),
     "box_section": Case(
-        lambda axis: prox.box_section(LOWER, UPPER, NORMAL, SECTION, axis=axis),
+        lambda axis, of: prox.box_section(
+            of(LOWER), of(UPPER), of(NORMAL), SECTION, axis=axis
+        ),
         lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t == SECTION]),
         INSIDE,
+        is_sliced=True,
     ),
     "box_section_at_most": Case(
-        lambda axis: prox.box_section(
-            LOWER, UPPER, NORMAL, SECTION - 0.2, at_most=True, axis=axis
+        lambda axis, of: prox.box_section(
+            of(LOWER),
+            of(UPPER),
+            of(NORMAL),
+            SECTION - 0.2,
+            at_most=True,
+            axis=axis,
         ),
         lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t <= SECTION - 0.2]),
         INSIDE - 0.3 * NORMAL / (NORMAL @ NORMAL),
+        is_sliced=True,
     ),
     "monotone": Case(
-        lambda axis: prox.monotone(),
+        lambda axis, of: prox.monotone(),
         lambda t: (0, [t[1:] >= t[:-1]]),
         np.array([-3, -3, 0.1, 0.7, 0.7, 9]),
-        takes_axis=False,
-        one_unknown=False,
     ),
     "decreasing": Case(
-        lambda axis: prox.monotone(decreasing=True),
+        lambda axis, of: prox.monotone(decreasing=True),
         lambda t: (0, [t[1:] <= t[:-1]]),
         np.array([9, 0.7, 0.7, 0.1, -3, -3]),
-        takes_axis=False,
-        one_unknown=False,
     ),
     "group_lasso": Case(
-        lambda axis: prox.group_lasso(0.7, axis=axis),
+        lambda axis, of: prox.group_lasso(0.7, axis=axis),
         lambda t: (0.7 * cp.norm2(t), []),
+        is_sliced=True,
     ),
     "sparse_group_lasso": Case(
-        lambda axis: prox.group_lasso(0.7, axis=axis, l1=0.3),
+        lambda axis, of: prox.group_lasso(0.7, axis=axis, l1=0.3),
         lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.norm1(t), []),
+        is_sliced=True,
     ),
     "non_negative_group_lasso": Case(
-        lambda axis: prox.group_lasso(
+        lambda axis, of: prox.group_lasso(
             0.7, axis=axis, l1=0.3, non_negative=True
         ),
         lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.sum(t), [t >= 0]),
+        is_sliced=True,
     ),
     "total_variation": Case(
-        lambda axis: prox.total_variation(0.7),
+        lambda axis, of: prox.total_variation(0.7),
         lambda t: (0.7 * cp.norm1(cp.diff(t)), []),
-        takes_axis=False,
-        one_unknown=False,
     ),
     "in_metric": Case(
-        lambda axis: prox.in_metric(lambda t, _: t - (jnp.sum(t) - 1) / SIZE),
+        lambda axis, of: prox.in_metric(
+            lambda t, _: t - (jnp.sum(t) - 1) / SIZE, tolerance=1e-13
+        ),
         lambda t: (0, [cp.sum(t) == 1]),
-        takes_axis=False,
-        one_unknown=False,
     ),
 }
 NOT_CONVEX = {
@@ -187,8 +197,28 @@ NOT_CONVEX = {
 }
 
 
+# One of each mechanism; where a test is only of these the gate runs the others.
+TYPICAL = (
+    *("l1", "hyperplane", "simplex", "l2_ball", "box_section", "group_lasso"),
+    *("affine_set", "monotone", "total_variation", "in_metric"),
+    *("l2_sphere", "top_k"),
+)
+
+
+def typical(names):
+    """Returns the names, those marked as slow that are not typical."""
+    slow = pytest.mark.slow
+    return [n if n in TYPICAL else pytest.param(n, marks=slow) for n in names]
+
+
+def jit(f):
+    """Compiles in less time what then takes longer and rounds otherwise."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(f, compiler_options=options)
+
+
 def draw(rng, decades=4, shape=(SIZE,)):
-    """A leader and step sizes over some decades."""
+    """Returns a leader and step sizes over some decades."""
     scale = 10 ** rng.uniform(-2, 2)
     return (
         2 * rng.normal(size=shape),
@@ -196,26 +226,19 @@ def draw(rng, decades=4, shape=(SIZE,)):
     )
 
 
-def solve(case, leader, step_size):
-    """The least objective that Clarabel finds, and a function that gives it."""
-    theta = cp.Variable(SIZE)
-    penalty, constraints = case.problem(theta)
-    # In units in which no term is tiny.
-    unit = np.max(step_size)
-    weight = np.sqrt(unit / step_size)
-    distance = cp.sum_squares(cp.multiply(weight, theta - leader)) / 2
-    objective = unit * penalty + distance
+def draw_rows(rng, decades=4):
+    """Returns the same for each of ROWS rows, each with its own scale."""
+    pairs = [draw(rng, decades) for _ in range(ROWS)]
+    return [np.stack(arrays) for arrays in zip(*pairs, strict=True)]
+
+
+def minimise(objective, constraints):
+    """Returns the least objective that Clarabel finds."""
+    tolerances = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-9)
     problem = cp.Problem(cp.Minimize(objective), constraints)
-    problem.solve(
-        solver="CLARABEL",
-        tol_gap_abs=1e-9,
-        tol_gap_rel=1e-9,
-        tol_feas=1e-9,
-    )
+    return problem.solve(solver="CLARABEL", **tolerances)
 
-    def evaluate(point):
-        theta.value = np.asarray(point)
-        violation = max([0, *(np.max(c.violation()) for c in constraints)])
-        return objective.value, violation
 
-    return problem.value, evaluate
+def violation(constraints):
+    """How far what the variables hold is outside of the set."""
+    return max([0, *(np.max(c.violation()) for c in constraints)])

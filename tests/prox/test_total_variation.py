@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from optax_ftml import _numerics
 from optax_ftml import prox
@@ -17,8 +16,9 @@ def test_a_strength_of_0_changes_no_bit():
     rng = np.random.default_rng(0)
     leader = rng.normal(size=50).astype(np.float32) * 10 ** rng.uniform(-6, 6)
     s = 10 ** rng.uniform(-6, 2, size=50).astype(np.float32)
+    f = prox.total_variation(0.0)
     for x in (leader, np.resize(LEADER, 50)):
-        after = prox.total_variation(0.0)(jnp.float32(x), s)
+        after = f(jnp.float32(x), s)
         np.testing.assert_array_equal(after, np.float32(x))
 
 
@@ -28,17 +28,14 @@ def test_small_numbers_beside_a_large_one():
     np.testing.assert_allclose(theta, expected, rtol=3e-7)
 
 
-@pytest.mark.parametrize("outlier", [None, 1e6])
-@pytest.mark.parametrize("strength", [1e-3, 0.7])
-def test_float32_is_right_over_eight_decades(x64, outlier, strength):
+def test_float32_is_right_over_eight_decades(x64):
     rng = np.random.default_rng(0)
-    leaders = 2 * rng.normal(size=(20, 30)).astype(np.float32)
-    steps = 10 ** rng.uniform(-6, 2, size=(20, 30)).astype(np.float32)
-    if outlier:
-        leaders[:, 12] = outlier
-    f = jax.jit(prox.total_variation(strength))
-    theta = f(leaders, steps)
-    rights = f(np.float64(leaders), np.float64(steps))
+    leaders = 2 * rng.normal(size=(80, 16)).astype(np.float32)
+    steps = 10 ** rng.uniform(-6, 2, size=(80, 16)).astype(np.float32)
+    leaders[::2, 7] = 1e6
+    f = jax.jit(prox.total_variation(np.repeat([[1e-3], [0.7]], 40, axis=0)))
+    theta = np.asarray(f(leaders, steps))
+    rights = np.asarray(f(np.float64(leaders), np.float64(steps)))
     for found, right, leader in zip(theta, rights, leaders, strict=True):
         sizes = test_ordered.largest_of_pools(right, leader)
         sizes = np.maximum(sizes, np.abs(right))
@@ -51,8 +48,3 @@ def test_what_has_had_no_gradient_follows_its_neighbours():
     theta = prox.total_variation(0.5)(leader, s)
     np.testing.assert_allclose(theta[0], [0.5, 1, 5, 5, 5.5], rtol=1e-6)
     np.testing.assert_array_equal(theta[1], leader[1])
-
-
-def test_a_step_size_of_0_moves_nothing():
-    after = prox.total_variation(0.5)(LEADER, jnp.zeros(5))
-    np.testing.assert_array_equal(after, LEADER)
