@@ -206,9 +206,12 @@ def _scalars(trees, count, lr, b1, b2, eps, eps_root):
     return jax.tree.map(of_leaf, *trees)
 
 
-def _next_v(g, v, c):
+def _next_v(g, last_v, c):
+    """Returns v, which stays above 0 once there has been a gradient."""
     g = _gradient(g, c.b2)
-    return c.b2 * v.astype(g.real.dtype) + (1 - c.b2) * jnp.real(g * g.conj())
+    v = c.b2 * last_v.astype(g.real.dtype) + (1 - c.b2) * jnp.real(g * g.conj())
+    tiny = jnp.finfo(v.dtype).tiny
+    return jnp.where((last_v > 0) | (g != 0), jnp.maximum(v, tiny), v)
 
 
 def _direction(g, v, c):
@@ -417,8 +420,8 @@ def _leader(leader, last_theta, c):
 def _step_size(v, leader, c):
     """Returns lr / denominator, and the bound where there was no gradient."""
     bound = jnp.where(c.lr == 0, 0, _numerics.bound(leader.dtype))
-    step_size = jnp.minimum(c.lr / _denominator(v.real, c), bound / 2)
-    return jnp.where(v.real > 0, step_size, bound).astype(leader.real.dtype)
+    step_size = jnp.minimum(c.lr / _denominator(v, c), bound / 2)
+    return jnp.where(v > 0, step_size, bound).astype(leader.real.dtype)
 
 
 def _multiplier(leader_or_m, v, last_theta, update, c):
@@ -512,9 +515,9 @@ def proximal_adam(
     _checks.check_prox_function(prox)
 
     def init_fn(params):
-        _checks.check_params(params)
+        count, nu = scale_by_ftml().init(params)
         _checks.check_prox(prox, params)
-        return optax.scale_by_adam().init(_zeros(params))
+        return optax.ScaleByAdamState(count, _zeros(params), nu)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -524,7 +527,7 @@ def proximal_adam(
         c = _scalars([state.mu], count, lr, b1, b2, eps, eps_root)
         grads = _map(_gradient, updates, state.mu)
         mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        nu = _map(_next_v, updates, state.nu, c)
         step_sizes = _map(_step_size, nu, mu, c)
         leader = _map(_descend, params, mu, step_sizes, c)
         theta = prox(leader, step_sizes)
@@ -581,9 +584,7 @@ def multipliers(state: optax.OptState) -> optax.Params:
 
     states = filter(is_ftml, jax.tree.leaves(state, is_leaf=is_ftml))
     found = [s.multiplier for s in states if s.multiplier is not None]
-    right = (
-        "of ftml with a prox and b1 not 0 (proximal_adam keeps no multiplier)"
-    )
+    right = "of ftml with a prox and b1 not 0 (proximal_adam has none)"
     _checks.check(found, "state", right, "a state without a multiplier")
     return functools.reduce(_merge, found)
 

@@ -109,6 +109,25 @@ def test_rule_2_a_set_moves_first_what_had_no_gradient(name):
     np.testing.assert_allclose(theta, [0.3, 0.4, 0.3], atol=1e-6)
 
 
+@pytest.mark.parametrize("b2", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "make",
+    [optax_ftml.ftml, functools.partial(optax_ftml.proximal_adam, b1=0.95)],
+)
+def test_rule_2_a_group_that_is_off_stays_at_0(make, b2):
+    # As in a unit with a ReLU: its gradients end with it, and v underflows.
+    lasso = optax_ftml.prox.group_lasso(0.1, axis=None)
+    optimizer = make(0.01, b2=b2, prox=lasso)
+    params, updates, _ = run(
+        optimizer,
+        jnp.array([0.5, -0.3]),
+        lambda t: jnp.where(t < 50, jnp.array([0.01, 0.02]), 0),
+        3000,
+    )
+    np.testing.assert_array_equal(params[-2000:], 0)
+    assert not np.any(updates[-2000:])
+
+
 @pytest.mark.parametrize("form", [*FORMS, "box"])
 def test_rule_3_any_learning_rates_give_finite_steps(form):
     box = optax_ftml.prox.box(-1.0, 1.0)

@@ -47,11 +47,11 @@ def test_is_stable_in_every_dtype_at_once(x64, form):
     # On shapes alone, too.
     shapes = jax.eval_shape(lambda: params)
     chex.assert_trees_all_equal(optimizer.init(shapes), first)
-    # At least float32, and v is real.
+    # At least float32, and the average of squares is real.
     for name, slot in slots(state).items():
         for dtype in DTYPES:
             wide = np.result_type(jnp.dtype(dtype), np.float32)
-            expected = jnp.finfo(wide).dtype if name == "v" else wide
+            expected = jnp.finfo(wide).dtype if name in ("v", "nu") else wide
             assert slot[dtype].dtype == expected
 
 

@@ -55,13 +55,14 @@ def multiplier(
     start: Callable | None = None,
     left: Callable = norm_is_1,
     at_most: bool = True,
+    is_inside: jax.Array | bool = True,
     steps: int | None = None,
     bisects: bool = False,
 ) -> jax.Array:
     """Returns the mu of each slice at which the left side is 0.
 
-    It is 0 where the left side is 0 there but for rounding, and with `at_most`
-    where it is less.
+    It is 0 where the leader is feasible but for rounding: where the left side
+    is 0 there, or less with `at_most`.
 
     Args:
         slices: The slices.
@@ -71,6 +72,8 @@ def multiplier(
             None for 0.
         left: The left side. It grows with the sum.
         at_most: Whether mu is at least 0.
+        is_inside: Whether nothing else than the left side holds the leader of
+            a slice, without `at_most`.
         steps: How many of Halley's steps to take.
         bisects: Whether to bisect instead.
     """
@@ -85,7 +88,7 @@ def multiplier(
     slack = slices.rounding * slices.sum(slices.map(jnp.abs, at_0))
     stays = left(found - slack) <= 0
     if not at_most:
-        stays &= left(found + slack) >= 0
+        stays &= (left(found + slack) >= 0) & is_inside
 
     def bisected(_, zero):
         least = zero if at_most else zero - largest

@@ -364,10 +364,17 @@ def _section(
         theta = _clip(y, lower, upper)
         return a * theta, jnp.where(y == theta, s * a * a, 0)
 
+    def is_within(x, lower, upper):
+        return (lower <= x) & (x <= upper)
+
     s = slices.relative_step_sizes()
-    given = x, s, normal, lower, upper, target
     mu = _search.multiplier(
-        slices, product, *given, left=lambda total: total - target, **search
+        slices,
+        product,
+        *(x, s, normal, lower, upper, target),
+        left=lambda total: total - target,
+        is_inside=slices.all(slices.map(is_within, x, lower, upper)),
+        **search,
     )
     y = slices.map(lambda mu, x, s, a: x - mu * (s * a), mu, x, s, normal)
     # What mu's rounding leaves of the residual goes to what is within bounds.
