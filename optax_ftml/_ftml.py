@@ -457,7 +457,7 @@ def proximal_adam(
 
     The prox is in the metric of the step sizes :math:`s_t`, as in
     :func:`optax_ftml.ftml`, so the constrained optimum is where it rests. For
-    networks, where momentum counts, prefer it to FTML.
+    networks try it first, with ``b2=0.9``.
 
     Args:
         learning_rate: At least 0: a number, an array of shape (), or an optax
