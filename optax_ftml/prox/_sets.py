@@ -377,13 +377,16 @@ def _section(
         **search,
     )
     y = slices.map(lambda mu, x, s, a: x - mu * (s * a), mu, x, s, normal)
-    # What mu's rounding leaves of the residual goes to what is within bounds.
-    total, slope = slices.sums(
-        slices.map(product_and_slope, y, s, normal, lower, upper)
-    )
-    rest = (total - target) / jnp.where(slope > 0, slope, jnp.inf)
-    rest = jax.lax.stop_gradient(jnp.where(mu == 0, 0, rest))
-    y = slices.map(lambda rest, y, s, a: y - rest * (s * a), rest, y, s, normal)
+    for _ in range(2):
+        # What mu's rounding leaves of the residual goes to what is within.
+        total, slope = slices.sums(
+            slices.map(product_and_slope, y, s, normal, lower, upper)
+        )
+        rest = (total - target) / jnp.where(slope > 0, slope, jnp.inf)
+        rest = jax.lax.stop_gradient(jnp.where(mu == 0, 0, rest))
+        y = slices.map(
+            lambda rest, y, s, a: y - rest * (s * a), rest, y, s, normal
+        )
     return slices.map(_clip, y, lower, upper)
 
 
