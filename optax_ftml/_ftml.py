@@ -59,9 +59,10 @@ class FtmlState(NamedTuple):
         count: Number of updates so far; shape (), int32.
         v: Moving average of `abs(g)**2`; a tree like the parameters, real, at
             least float32 unless `accumulator_dtype` says otherwise.
-        multiplier: What the constraint or penalty holds, in units of a
-            gradient; a tree like the parameters, at least float32. None where
-            `b1` is the Python number 0, which uses nothing of it.
+        multiplier: The force with which the loss pushes against the constraint
+            or penalty, in units of a gradient; a tree like the parameters, at
+            least float32. None where `b1` is the Python number 0, which uses
+            nothing of it.
 
     Examples:
         >>> import jax.numpy as jnp
