@@ -526,8 +526,7 @@ def proximal_adam(
         _checks.check_like("params", params, state.mu)
         count, lr = optax.safe_increment(state.count), schedule(state.count)
         c = _scalars([state.mu], count, lr, b1, b2, eps, eps_root)
-        grads = _map(_gradient, updates, state.mu)
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        mu = _map(_next_mu, updates, state.mu, c)
         nu = _map(_next_v, updates, state.nu, c)
         step_sizes = _map(_step_size, nu, mu, c)
         leader = _map(_descend, params, mu, step_sizes, c)
@@ -537,6 +536,10 @@ def proximal_adam(
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _next_mu(g, last_mu, c):
+    return c.b1 * last_mu + (1 - c.b1) * _gradient(g, last_mu)
 
 
 def _descend(theta, mu, step_size, c):

@@ -49,7 +49,7 @@ def at_least_float32(*arrays):
 
 def widen(x, other):
     """Casts to a dtype that holds x, the other array and float32."""
-    return x.astype(at_least_float32(x, other))
+    return jnp.asarray(x, at_least_float32(x, other))
 
 
 def update_to(target, theta, g):
@@ -70,8 +70,7 @@ def update_to(target, theta, g):
 
 def apply_update(theta, update):
     """Returns what `optax.apply_updates` makes of theta, in float32 or more."""
-    dtype = at_least_float32(theta, update)
-    reached = jnp.asarray(theta, dtype) + jnp.asarray(update, dtype)
+    reached = widen(theta, update) + widen(update, theta)
     return round_to(reached, jnp.result_type(theta))
 
 

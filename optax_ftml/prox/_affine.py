@@ -65,7 +65,10 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         # Residuals of the given equations, and their rounding.
         residual = jnp.abs(_product(a, x) - b)
         is_inside = residual <= rounding * _product(jnp.abs(a), jnp.abs(x))
-        return jnp.where(jnp.all(is_inside), x, points)
+        # The leader, bit for bit, with the projection's derivative.
+        fixed_x, fixed_points = jax.lax.stop_gradient((x, points))
+        leader = fixed_x + (points - fixed_points)
+        return jnp.where(jnp.all(is_inside), leader, points)
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()

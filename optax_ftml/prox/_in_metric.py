@@ -91,9 +91,9 @@ def in_metric(
 
     @_checks.two_arguments
     def prox(leader, step_size):
-        problem = _fixed_point.Problem("in_metric", leader, step_size)
-        if not problem.x:
+        if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
+        problem = _fixed_point.Problem("in_metric", leader, step_size)
 
         def euclidean(x, alpha, length, largest):
             tree = problem.tree(x, length)
@@ -190,7 +190,9 @@ def _geometric_mean(s):
     """Of the smallest and the largest."""
     dtype = _numerics.at_least_float32(*s)
     ends = (
-        functools.reduce(between, [within(x).astype(dtype) for x in s])
+        functools.reduce(
+            between, [within(x).astype(dtype) for x in s if x.size]
+        )
         for within, between in ((jnp.min, jnp.minimum), (jnp.max, jnp.maximum))
     )
     return jnp.sqrt(math.prod(ends))

@@ -79,9 +79,9 @@ def intersection(
 
     @_checks.two_arguments
     def f(leader, step_size):
-        problem = _fixed_point.Problem("intersection", leader, step_size)
-        if not problem.x:
+        if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
+        problem = _fixed_point.Problem("intersection", leader, step_size)
 
         def apply(prox, x, length, step_size):
             tree = problem.tree(x, length)

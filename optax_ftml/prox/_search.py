@@ -114,7 +114,9 @@ def multiplier(
         bisected if bisects else halley,
         _divide_by_slope,
     )
-    return jnp.where(stays, 0, mu)
+    # An equation's multiplier has its derivative where it is 0, too.
+    at_rest = 0 if at_most else mu - jax.lax.stop_gradient(mu)
+    return jnp.where(stays, at_rest, mu)
 
 
 def _divide_by_slope(linear, y):

@@ -86,7 +86,9 @@ class Slices:
     def max(self, leaves: Arrays) -> jax.Array:
         """The largest of each slice."""
         return self._reduce(
-            lambda x, axes: jnp.max(x, axes).astype(self.dtype),
+            lambda x, axes: jnp.max(x, axes, initial=-jnp.inf).astype(
+                self.dtype
+            ),
             jnp.maximum,
             leaves,
         )
@@ -157,6 +159,10 @@ def by_slice(
         is_complex: Whether complex leaders have a meaning.
     """
     is_joint = axis is None or isinstance(axis, Mapping)
+    for key, value in (slice_numbers or {}).items():
+        is_right = not is_joint or len(jax.tree.leaves(value)) == 1
+        right = "a single array, since a slice has several leaves"
+        _shared_checks.check(is_right, key, right, value)
 
     @_checks.two_arguments
     # Jitted, so that what is infinite on the way alarms no one outside of jit.
