@@ -22,8 +22,9 @@ first.
 
 A strength, a bound or a radius is a number, an array, or a tree of these. An
 array broadcasts against each leaf or, where a slice has one number, against the
-leaf's sum over ``axis`` with ``keepdims``. A tree has the parameters' structure
-or ends earlier, and then one entry holds for all leaves below it.
+leaf's sum over ``axis`` with ``keepdims`` (where slices span leaves, without).
+A tree has the parameters' structure or ends earlier, and then one entry holds
+for all leaves below it.
 
 A prox of your own is a function of the same two arguments. This one holds the
 mean of each column at 0, with the multiplier of that equation:

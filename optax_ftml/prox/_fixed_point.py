@@ -1,7 +1,7 @@
 """Proxes that iterate: Anderson's acceleration, guarded, and the derivative.
 
-Proxes without a formula repeat z -> z + residual(z), which moves no two points
-apart, until the residual vanishes. How it changed over the last few moves says
+Proxes without a formula repeat z -> z + residual(z), which is nonexpansive,
+until the residual vanishes. How it changed over the last few moves says
 where it would be 0 if it were linear, and the iteration goes there. It stays
 where the residual still points along the move. Where that points back, the move
 went too far, and the plain step from the point before is taken instead. (A
@@ -40,7 +40,7 @@ class _State(NamedTuple):
         z: The last point that was good enough to stay.
         residual: Its residual.
         move: What is added to z next.
-        is_plain: Whether that is the residual.
+        is_plain: Whether the next point stays in any case.
         stretch: How many residuals long a move is where these are constant.
         moves: The last moves, with an axis in front.
         changes: What they added to the residual.
@@ -206,8 +206,8 @@ class Problem:
     Attributes:
         leaves: The leader's leaves, in at least float32.
         x: The same over their length, the two parts of a complex one apart.
-        s: Their relative step sizes. Steps of less than rounding of the largest
-            do not move. Where there has been no gradient yet the step size is
+        s: Their relative step sizes. Those below rounding of the largest are
+            raised to it. Where there has been no gradient yet the step size is
             that of the others many times, and these go first.
         length: The power of 2 next to the largest leader, of shape ().
         largest: The largest step size where there has been a gradient, of shape

@@ -68,8 +68,7 @@ def intersection(
         <https://doi.org/10.1137/10078356X>`_, SIAM Journal on Numerical
         Analysis 49, 2011
     """
-    if not proxes:
-        raise ValueError("intersection must be given at least one prox.")
+    _shared_checks.check(proxes, "proxes", "at least one prox", proxes)
     for prox in proxes:
         _shared_checks.check_prox_function(prox)
     _fixed_point.check(tolerance, max_iterations)
@@ -142,5 +141,5 @@ def _goes_on(z, theta, residuals, x, s, tolerance):
         for r, z_k in zip(residuals, z, strict=True)
     ]
     moved = each(lambda theta, x, s: (theta - x) / jnp.sqrt(s), theta, x, s)
-    # The points are nearer to each other than to the solution.
+    # The solution may be farther than the points are from each other.
     return dot(apart, apart) > (tolerance / 100) ** 2 * dot(moved, moved)

@@ -71,9 +71,9 @@ def multiplier(
         start: Where Halley's method begins, from where it does not overshoot;
             None for 0.
         left: The left side. It grows with the sum.
-        at_most: Whether mu is at least 0.
-        is_inside: Whether nothing else than the left side holds the leader of
-            a slice, without `at_most`.
+        at_most: Whether the constraint is an inequality, and mu at least 0.
+        is_inside: Per slice, whether theta(0) is the leader. For an equation,
+            where theta clips as well.
         steps: How many of Halley's steps to take.
         bisects: Whether to bisect instead.
     """

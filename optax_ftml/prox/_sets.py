@@ -13,6 +13,7 @@ import numpy as np
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _search
+from optax_ftml.prox import _separable
 from optax_ftml.prox import _slices
 
 
@@ -105,14 +106,10 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_axis(axis)
 
     def solve(slices, radius):
+        radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
         sizes = slices.map(jnp.abs, slices.x)
         shrunk = _with_sum(slices, sizes, radius, at_most=True)
-        return slices.map(
-            lambda x, size, new: jnp.where(
-                new == size, x, jnp.sign(x) * new.astype(x.dtype)
-            ),
-            *(slices.x, sizes, shrunk),
-        )
+        return slices.map(_separable.resized, slices.x, sizes, shrunk)
 
     return _slices.by_slice(
         "l1_ball",
@@ -184,6 +181,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         return (jnp.abs(x) * _search.reciprocal(radius) - 1) / s
 
     def solve(slices, radius):
+        radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
         given = slices.x, slices.relative_step_sizes(), radius
         mu = _search.multiplier(slices, square, *given, start=start)
         return slices.map(theta, mu, *given)

@@ -60,3 +60,17 @@ def test_in_metric_scales_huge_leaders_exactly():
         f(leader * np.float32(2**120), step_size),
         f(leader * np.float32(2**40), step_size) * np.float32(2**80),
     )
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        prox.in_metric(lambda x, _: x),
+        prox.intersection(prox.simplex(), prox.box(0.0, 0.6)),
+    ],
+    ids=["in_metric", "intersection"],
+)
+def test_empty_leaves_and_trees(f):
+    empty = {"a": jnp.ones((0, 3))}
+    assert f({}, {}) == {}
+    assert f(empty, empty)["a"].shape == (0, 3)

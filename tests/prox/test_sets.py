@@ -101,3 +101,47 @@ def test_what_has_no_gradient_moves_first(f, expected):
 
     theta = jax.lax.fori_loop(0, 500, step, jnp.full(4, 0.25))
     np.testing.assert_allclose(theta, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        prox.hyperplane(1.0, 1.0),
+        prox.simplex(),
+        prox.box_section(0.0, 1.0, 1.0, 1.0),
+        prox.affine_set(np.ones((1, 3)), 1.0),
+    ],
+    ids=["hyperplane", "simplex", "box_section", "affine_set"],
+)
+def test_an_equation_has_its_derivative_at_what_is_feasible(f):
+    leader, s = jnp.array([0.2, 0.3, 0.5]), jnp.array([1.0, 0.5, 2.0])
+    theta, slopes = f(leader, s), jax.jacobian(f)(leader, s)
+    np.testing.assert_array_equal(theta, leader)
+    expected = np.eye(3) - np.outer(s, np.ones(3)) / np.sum(s)
+    np.testing.assert_allclose(slopes, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["l1_ball", "l2_ball"])
+def test_an_infinite_radius_leaves_leader_and_derivative(name):
+    f = getattr(prox, name)(jnp.inf)
+    leader, s = jnp.array([3.0, -4.0]), jnp.array([1.0, 0.5])
+    np.testing.assert_array_equal(f(leader, s), leader)
+    of_leader, of_s = jax.jacobian(f, (0, 1))(leader, s)
+    np.testing.assert_array_equal(of_leader, np.eye(2))
+    np.testing.assert_array_equal(of_s, np.zeros((2, 2)))
+
+
+def test_complex_numbers_have_both_parts_of_their_derivative(x64):
+    leader, s = np.array([0.6 + 0.8j, -0.9j]), np.ones(2)
+    turn = 1e-6 * 1j * leader
+
+    for f in (prox.l1(0.3), prox.l1_ball(1.0), prox.l2_ball(1.0)):
+        _, slope = jax.jvp(lambda x, f=f: f(x, s), (leader,), (turn,))
+        difference = (f(leader + turn, s) - f(leader - turn, s)) / 2
+        np.testing.assert_allclose(slope, difference, atol=1e-12)
+
+
+def test_slices_of_several_leaves_have_one_number():
+    leaves = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    with pytest.raises(ValueError, match="total must be a single array"):
+        prox.simplex({"a": 1.0, "b": 2.0})(leaves, leaves)
