@@ -22,7 +22,7 @@ from optax_ftml import _numerics
 from optax_ftml.prox import _slices
 
 # By the bytes of a number: enough for norms over eight decades of step sizes in
-# float32, and over all of them in float64.
+# float32, and over all decades that they have here in float64.
 HALLEY_STEPS = {4: 6, 8: 14}
 
 
@@ -86,11 +86,12 @@ def multiplier(
     at_0 = slices.map(term, zero, *arguments)
     found = slices.sum(at_0)
     slack = slices.rounding * slices.sum(slices.map(jnp.abs, at_0))
-    stays = left(found - slack) <= 0
+    is_feasible = left(found - slack) <= 0
     if not at_most:
-        stays &= (left(found + slack) >= 0) & is_inside
+        is_feasible &= (left(found + slack) >= 0) & is_inside
 
-    def bisected(_, zero):
+    def bisected(_, first):
+        del first
         least = zero if at_most else zero - largest
         return bisect(lambda mu: left_of(mu) >= 0, least, zero + largest)
 
@@ -116,7 +117,7 @@ def multiplier(
     )
     # An equation's multiplier has its derivative where it is 0, too.
     at_rest = 0 if at_most else mu - jax.lax.stop_gradient(mu)
-    return jnp.where(stays, at_rest, mu)
+    return jnp.where(is_feasible, at_rest, mu)
 
 
 def _divide_by_slope(linear, y):
@@ -125,7 +126,7 @@ def _divide_by_slope(linear, y):
 
 
 def _halley_step(slices, term, left, mu, arguments):
-    # In units of mu, in which no derivative is huge.
+    # In units of mu, for a mu of 1e-18 or 1e18 has derivatives out of range.
     unit = jnp.where(mu == 0, 1, jnp.abs(mu))
 
     def derivatives(mu, unit, *others):
@@ -139,6 +140,7 @@ def _halley_step(slices, term, left, mu, arguments):
     )
     slope = jnp.where(slope < 0, slope, -jnp.inf)
     newton = -value / slope
+    # At most five times Newton's step.
     halley = newton / jnp.maximum(1 + newton * bend / (2 * slope), 0.2)
     return mu + unit * halley
 
