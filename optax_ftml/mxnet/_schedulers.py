@@ -312,10 +312,12 @@ def _check_number(name: str, value: Any) -> None:
         right = f"an integer of at least {least}"
         _checks.check(is_right, name, right, repr(value))
     elif not isinstance(value, jax.Array):  # the learning rate, checked by ftml
-        most = 1 if name == "factor" else sys.float_info.max
+        largest = 1 if name == "factor" else sys.float_info.max
         is_number = isinstance(value, int | float | np.floating)
-        is_right = is_number and 0 <= value <= most
+        is_right = is_number and 0 <= value <= largest
         right = (
-            "a number in [0, 1]" if most == 1 else "a finite number, at least 0"
+            "a number in [0, 1]"
+            if largest == 1
+            else "a finite number, at least 0"
         )
         _checks.check(is_right, name, right, repr(value))

@@ -90,15 +90,15 @@ def _independent(matrix, offset):
     """Returns equations with the same solutions and orthonormal rows."""
     matrix, offset = (np.asarray(x, np.float64) for x in (matrix, offset))
     left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-    kept = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
-    _shared_checks.check(np.any(kept), "matrix", "other than 0", matrix)
-    sides = (left.T @ offset)[kept] / sizes[kept]
-    rest = matrix @ (right[kept].T @ sides) - offset
+    used = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
+    _shared_checks.check(np.any(used), "matrix", "other than 0", matrix)
+    sides = (left.T @ offset)[used] / sizes[used]
+    rest = matrix @ (right[used].T @ sides) - offset
     is_solved = np.abs(rest) <= 1e-6 * np.max(np.abs(offset))
     wanted = "a matrix of equations that have a solution"
     got = f"{matrix} with offset {offset}"
     _shared_checks.check(np.all(is_solved), "matrix", wanted, got)
-    return right[kept], sides
+    return right[used], sides
 
 
 def _product(matrix, x):

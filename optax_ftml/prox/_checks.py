@@ -215,20 +215,20 @@ def check_section(
         ]
 
     ends = [products(lower), products(upper)]
-    least, most = (
+    smallest, largest = (
         _sum(slices, map(choose, *ends)) for choose in (np.minimum, np.maximum)
     )
-    finite = np.nan_to_num(np.abs([least, most]), posinf=0)
+    finite = np.nan_to_num(np.abs([smallest, largest]), posinf=0)
     slack = slices.rounding * (np.abs(offset) + finite.sum(axis=0))
-    is_right = least <= offset + slack
+    is_right = smallest <= offset + slack
     if not at_most:
-        is_right &= most >= offset - slack
+        is_right &= largest >= offset - slack
     _checks.check(
         np.all(is_right),
         "offset",
         "between the normal's least and largest product with the box, else "
         "the section is empty",
-        f"{offset} for products from {np.min(least)} to {np.max(most)}",
+        f"{offset} for products from {np.min(smallest)} to {np.max(largest)}",
     )
 
 

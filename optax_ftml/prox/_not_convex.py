@@ -81,7 +81,9 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def solve(slices, radius):
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
-        rest = slices.map(lambda most, s: (most - s) / most, largest, s)
+        rest = slices.map(
+            lambda largest, s: (largest - s) / largest, largest, s
+        )
         s = slices.map(jnp.divide, s, largest)
         is_zero = slices.all(
             slices.map(lambda x, rest: (x == 0) | (rest > 0), slices.x, rest)

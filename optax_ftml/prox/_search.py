@@ -96,14 +96,14 @@ def multiplier(
         return bisect(lambda mu: left_of(mu) >= 0, least, zero + largest)
 
     def halley(_, first):
-        most = largest**0.75
+        limit = largest**0.75
 
         def step(_, mu):
             mu = _halley_step(slices, term, left, mu, arguments)
-            return jnp.clip(mu, 0 if at_most else -most, most)
+            return jnp.clip(mu, 0 if at_most else -limit, limit)
 
         number = steps or HALLEY_STEPS[slices.dtype.itemsize]
-        return jax.lax.fori_loop(0, number, step, jnp.minimum(first, most))
+        return jax.lax.fori_loop(0, number, step, jnp.minimum(first, limit))
 
     first = zero
     if start is not None:
