@@ -3,11 +3,10 @@
 Proxes without a formula repeat z -> z + residual(z), which is nonexpansive,
 until the residual vanishes. How it changed over the last few moves says
 where it would be 0 if it were linear, and the iteration goes there. It stays
-where the residual still points along the move. Where that points back, the move
-went too far, and the plain step from the point before is taken instead. (A
-smaller residual would not do as a test: it can be small far from the solution,
-where it is all but constant.) While the residual hardly changes the steps
-double.
+there if the residual still points along the move. If the residual points back,
+the move went too far, and the plain step from the point before replaces it.
+(The size of the residual would not do as a test: far from the solution it can
+be small and all but constant.) While it hardly changes, the steps double.
 """
 
 import functools
@@ -28,7 +27,7 @@ from optax_ftml.prox import _slices
 Arrays = list[jax.Array]
 
 MEMORY = 3  # moves
-BACK = 0.1  # how far the residual may point back, of how far it pointed along
+BACK = 0.1  # how far back a residual may point, relative to the one before
 CONSTANT = 0.03  # the relative change below which a residual is constant
 FIRST = 100.0  # the relative step size where there has been no gradient yet
 
@@ -135,7 +134,11 @@ def iterate(
 
 
 def _anderson(residual, moves, changes):
-    """Returns the move to where the residual is 0, if it is linear."""
+    """Returns the move to where a linear residual would be 0.
+
+    That is residual - (moves + changes) @ shares, with the shares for which
+    changes @ shares is nearest to the residual.
+    """
     products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
     sizes = jnp.sqrt(jnp.diagonal(products))
     scale = 1 / jnp.where(sizes > 0, sizes, 1)

@@ -126,7 +126,7 @@ def _divide_by_slope(linear, y):
 
 
 def _halley_step(slices, term, left, mu, arguments):
-    # In units of mu, for a mu of 1e-18 or 1e18 has derivatives out of range.
+    # In units of mu: by a mu of 1e-18 or 1e18 derivatives overflow.
     unit = jnp.where(mu == 0, 1, jnp.abs(mu))
 
     def derivatives(mu, unit, *others):

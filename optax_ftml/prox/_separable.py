@@ -173,7 +173,7 @@ def soft_threshold(
     if non_negative:
         return jnp.maximum(x - strength * s, 0)
     if jnp.iscomplexobj(x):
-        size = jnp.where(x == 0, 0, jnp.abs(jnp.where(x == 0, 1, x)))
+        size = jnp.abs(x)
         return resized(x, size, jnp.maximum(size - strength * s, 0))
     # A strength of 0 leaves every bit as it is.
     return x - jnp.clip(x, -strength * s, strength * s)

@@ -127,7 +127,9 @@ class Slices:
     def penalty_step_sizes(self) -> Arrays:
         """The step sizes, 0 in slices where there has been no gradient yet."""
         has_none = self.all([is_unresisted(s) for s in self.s])
-        return self.map(lambda no, s: jnp.where(no, 0, s), has_none, self.s)
+        return self.map(
+            lambda has_none, s: jnp.where(has_none, 0, s), has_none, self.s
+        )
 
 
 def is_unresisted(step_size: jax.Array) -> jax.Array:
@@ -150,8 +152,8 @@ def by_slice(
         name: What the prox is called in an error.
         solve: A function of Slices, of an array with a number per slice for
             each of `slice_numbers` and of a list of arrays for each of
-            `numbers`. It returns a list like the leaders. Arguments that are
-            known are NumPy's, so that it can check them under jit.
+            `numbers`. It returns a list like the leaders. Concrete arguments
+            arrive as NumPy arrays, so that it can check them under jit.
         axis: The axes of the slices; None for all leaves together, or a mapping
             from patterns of paths to the axes of these leaves.
         slice_numbers: Arguments with one number per slice, by name.

@@ -101,8 +101,12 @@ def test_copies_are_counted():
     [
         (optax.adam(0.1), 8, 9 * SIZE),
         (optax_ftml.ftml(), 4, 9 * SIZE),
-        # Older XLAs keep the leader on a CPU, newer ones nothing.
-        (optax_ftml.ftml(prox=prox.box(-1.0, 1.0)), 8, 5 * SIZE),
+        # Less than the smallest leaf; on a CPU older XLAs keep the leader.
+        (
+            optax_ftml.ftml(prox=prox.box(-1.0, 1.0)),
+            8,
+            4 * 4096 if jax.__version_info__ >= (0, 10) else 5 * SIZE,
+        ),
         # A CPU's kernels share the step sizes, and some XLA's the leader.
         (
             optax.chain(
