@@ -212,7 +212,7 @@ def typical(names):
 
 
 def jit(f):
-    """Compiles in less time what then takes longer and rounds otherwise."""
+    """Jits with little optimization, to compile faster; it rounds otherwise."""
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(f, compiler_options=options)
 
