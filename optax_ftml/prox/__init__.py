@@ -51,9 +51,9 @@ from optax_ftml.prox._affine import affine_set
 from optax_ftml.prox._by_path import by_path
 from optax_ftml.prox._in_metric import in_metric
 from optax_ftml.prox._intersection import intersection
-from optax_ftml.prox._n_of_m import n_of_m
 from optax_ftml.prox._not_convex import l2_sphere
 from optax_ftml.prox._not_convex import levels
+from optax_ftml.prox._not_convex import n_of_m
 from optax_ftml.prox._not_convex import top_k
 from optax_ftml.prox._ordered import monotone
 from optax_ftml.prox._separable import box

@@ -1,4 +1,4 @@
-"""Sets that are not convex: spheres, few numbers, few levels.
+"""Sets that are not convex: spheres, few numbers, few of each run, few levels.
 
 Each finds the nearest point of its set. Where training ends then depends on
 where it starts.
@@ -62,19 +62,18 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     # 0 for the largest, and nu at least 0.
     def theta(nu, x, s, rest, radius):
         below = rest + nu * s
-        theta = x / jnp.where(below > 0, below, 1).astype(x.dtype)
+        theta = x / jnp.where(below > 0, below, 1)
         return jnp.where(radius > 0, theta, 0)
 
     def square(nu, x, s, rest, radius):
-        inverse = _search.reciprocal(radius * (rest + nu * s))
-        return jnp.square(jnp.abs(x) * inverse)
+        return jnp.square(x * _search.reciprocal(radius * (rest + nu * s)))
 
     def start(x, s, rest, radius):
         return (jnp.abs(x) * _search.reciprocal(radius) - rest) / s
 
     def equal_parts(is_zero, x, rest, radius):
         # Tiny and equal they grow alike, to what the norm lacks.
-        tiny = (radius / _numerics.bound(radius.dtype)).astype(x.dtype)
+        tiny = radius / _numerics.bound(radius.dtype)
         is_free = is_zero & (rest == 0)
         return jnp.where(is_free, tiny, x), jnp.where(is_free, 0, rest)
 
@@ -98,11 +97,7 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         return slices.map(jnp.where, is_feasible, slices.x, points)
 
     return _slices.by_slice(
-        "l2_sphere",
-        solve,
-        axis,
-        slice_numbers={"radius": radius},
-        is_complex=True,
+        "l2_sphere", solve, axis, {"radius": radius}, is_complex=True
     )
 
 
@@ -142,13 +137,8 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_axis(axis)
 
     def solve(slices):
-        # What leaving a number out costs.
-        cost = slices.map(
-            lambda x, s: (jnp.abs(x) / jnp.sqrt(s)).astype(slices.dtype),
-            slices.x,
-            slices.relative_step_sizes(),
-        )
-        room = jnp.full(slices.shape, min(int(k), slices.size), jnp.int32)
+        cost = slices.map(_cost, slices.x, slices.relative_step_sizes())
+        room = jnp.full(slices.shape, min(int(k), slices.size), int)
         edge = _edge(slices, cost, room)
         ties = slices.map(
             lambda edge, c, place: jnp.where(c == edge, place, -1),
@@ -170,6 +160,11 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         )
 
     return _slices.by_slice("top_k", solve, axis, is_complex=True)
+
+
+def _cost(x, s):
+    """What it costs to leave a number out."""
+    return jnp.abs(x) / jnp.sqrt(s)
 
 
 def _edge(slices, keys, room):
@@ -196,6 +191,68 @@ def _places(slices):
         places.append(slices.size - 1 - before - place)
         before += math.prod(x.shape[i] for i in axes)
     return places
+
+
+def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
+    r"""Keeps `n` of each run of `m` numbers along an axis, the others are 0.
+
+    .. math::
+        \theta_i = \ell_i \text{ for the } n \text{ largest }
+        |\ell_i| / \sqrt{s_i} \text{ of its run, else } 0
+
+    These cost most to drop. Among equals the first are kept. With 2 of 4 it is
+    the sparsity of NVIDIA's sparse tensor cores. The set is not convex.
+
+    Args:
+        n: How many of each run may differ from 0, from 0 to `m`.
+        m: The length of a run, at least 1.
+        axis: The axis along which runs lie, the inputs of a layer for sparse
+            tensor cores.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        TypeError: An `n` or `m` that is not an integer, an ``axis`` that is not
+            an int.
+        ValueError: An `n` or `m` out of its range; from the prox, an axis that
+            a leaf does not have, or with a length that is no multiple of `m`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.n_of_m(1, 2)
+        >>> print(f(jnp.array([2.0, -1.0, 3.0, 4.0]), jnp.ones(4)))
+        [2. 0. 0. 4.]
+
+    References:
+        Mishra et al., `Accelerating Sparse Deep Neural Networks
+        <https://arxiv.org/abs/2104.08378>`_, 2021; Zhou et al., `Learning N:M
+        Fine-Grained Structured Sparse Neural Networks from Scratch
+        <https://arxiv.org/abs/2102.04010>`_, ICLR 2021
+    """
+    _checks.check_integer("m", m, 1)
+    _checks.check_integer("n", n, 0)
+    if n > m:
+        raise ValueError(f"n must be at most m, got n={n} and m={m}.")
+    _checks.check_integer("axis", axis)
+
+    def solve(slices):
+        (x,), (s,) = slices.x, slices.relative_step_sizes()
+        got = f"m={m} for a leaf of shape {x.shape}"
+        right = f"a divisor of the length along axis {axis}"
+        _shared_checks.check(slices.size % m == 0, "n_of_m's m", right, got)
+        cost = jnp.moveaxis(_cost(x, s), axis, -1)
+        runs = cost.reshape(*cost.shape[:-1], -1, m)
+        one, other = runs[..., :, None], runs[..., None, :]
+        shape = (1,) * cost.ndim + (m, m)
+        is_earlier = jnp.tri(m, k=-1, dtype=bool)
+        is_before = (other > one) | ((other == one) & is_earlier.reshape(shape))
+        is_kept = jnp.sum(is_before, axis=-1, dtype=jnp.int32) < n
+        is_kept = jnp.moveaxis(is_kept.reshape(cost.shape), -1, axis)
+        return [jnp.where(is_kept, x, 0)]
+
+    return _slices.by_slice("n_of_m", solve, axis, is_complex=True)
 
 
 def levels(values: Sequence[float]) -> _numerics.Prox:

@@ -42,9 +42,7 @@ def box(lower: Any, upper: Any) -> _numerics.Prox:
     def solve(slices, lower, upper):
         return slices.map(jnp.clip, slices.x, lower, upper)
 
-    return _slices.by_slice(
-        "box", solve, (), numbers={"lower": lower, "upper": upper}
-    )
+    return _slices.by_slice("box", solve, (), {"lower": lower, "upper": upper})
 
 
 def non_negative() -> _numerics.Prox:
@@ -104,20 +102,15 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
     )
     _checks.check_flag("non_negative", non_negative)
 
-    def solve(slices, strength):
-        return slices.map(
-            functools.partial(soft_threshold, non_negative=non_negative),
-            slices.x,
-            slices.penalty_step_sizes(),
-            strength,
-        )
+    shrink = functools.partial(soft_threshold, non_negative=non_negative)
 
+    def solve(slices, strength):
+        s = slices.penalty_step_sizes()
+        return slices.map(shrink, slices.x, s, strength)
+
+    numbers = {"strength": strength}
     return _slices.by_slice(
-        "l1",
-        solve,
-        (),
-        numbers={"strength": strength},
-        is_complex=not non_negative,
+        "l1", solve, (), numbers, is_complex=not non_negative
     )
 
 
@@ -154,15 +147,14 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
     _checks.check_numbers("l2", l2, _checks.AT_LEAST_0, _checks.FINITE)
 
     def shrink(x, s, l1, l2):
-        shrunk = soft_threshold(x, s, l1)
-        return shrunk / (1 + l2 * s).astype(x.dtype)
+        return soft_threshold(x, s, l1) / (1 + l2 * s)
 
     def solve(slices, l1, l2):
         s = slices.penalty_step_sizes()
         return slices.map(shrink, slices.x, s, l1, l2)
 
     return _slices.by_slice(
-        "elastic_net", solve, (), numbers={"l1": l1, "l2": l2}, is_complex=True
+        "elastic_net", solve, (), {"l1": l1, "l2": l2}, is_complex=True
     )
 
 
@@ -172,15 +164,5 @@ def soft_threshold(
     """Returns the prox of the L1 norm, elementwise."""
     if non_negative:
         return jnp.maximum(x - strength * s, 0)
-    if jnp.iscomplexobj(x):
-        size = jnp.abs(x)
-        return resized(x, size, jnp.maximum(size - strength * s, 0))
     # A strength of 0 leaves every bit as it is.
     return x - jnp.clip(x, -strength * s, strength * s)
-
-
-def resized(x: jax.Array, size: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns x with another modulus; bit for bit where it is the same."""
-    # Not by the sign, whose derivative JAX takes for 0 in complex numbers.
-    factor = new / jnp.where(size > 0, size, 1)
-    return jnp.where(new == size, x, x * factor.astype(x.dtype))

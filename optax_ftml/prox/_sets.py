@@ -13,7 +13,6 @@ import numpy as np
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _search
-from optax_ftml.prox import _separable
 from optax_ftml.prox import _slices
 
 
@@ -64,9 +63,7 @@ def simplex(
     def solve(slices, total):
         return _with_sum(slices, slices.x, total, at_most)
 
-    return _slices.by_slice(
-        "simplex", solve, axis, slice_numbers={"total": total}
-    )
+    return _slices.by_slice("simplex", solve, axis, {"total": total})
 
 
 def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
@@ -109,14 +106,10 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
         sizes = slices.map(jnp.abs, slices.x)
         shrunk = _with_sum(slices, sizes, radius, at_most=True)
-        return slices.map(_separable.resized, slices.x, sizes, shrunk)
+        return slices.map(jnp.copysign, shrunk, slices.x)
 
     return _slices.by_slice(
-        "l1_ball",
-        solve,
-        axis,
-        slice_numbers={"radius": radius},
-        is_complex=True,
+        "l1_ball", solve, axis, {"radius": radius}, is_complex=True
     )
 
 
@@ -171,11 +164,10 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_axis(axis)
 
     def theta(mu, x, s, radius):
-        return jnp.where(radius > 0, x / (1 + mu * s).astype(x.dtype), 0)
+        return jnp.where(radius > 0, x / (1 + mu * s), 0)
 
     def square(mu, x, s, radius):
-        inverse = _search.reciprocal(radius * (1 + mu * s))
-        return jnp.square(jnp.abs(x) * inverse)
+        return jnp.square(x) * _search.inverse_power(1 + mu * s, 2)
 
     def start(x, s, radius):
         return (jnp.abs(x) * _search.reciprocal(radius) - 1) / s
@@ -183,15 +175,18 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def solve(slices, radius):
         radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
         given = slices.x, slices.relative_step_sizes(), radius
-        mu = _search.multiplier(slices, square, *given, start=start)
+        scale = jnp.square(_search.reciprocal(radius))
+        mu = _search.multiplier(
+            slices,
+            square,
+            *given,
+            residual=lambda squares: _search.norm_is_1(scale * squares),
+            start=start,
+        )
         return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
-        "l2_ball",
-        solve,
-        axis,
-        slice_numbers={"radius": radius},
-        is_complex=True,
+        "l2_ball", solve, axis, {"radius": radius}, is_complex=True
     )
 
 
@@ -271,11 +266,7 @@ def _flat(name, normal, offset, axis, at_most):
         )
 
     return _slices.by_slice(
-        name,
-        solve,
-        axis,
-        slice_numbers={"offset": offset},
-        numbers={"normal": normal},
+        name, solve, axis, {"offset": offset}, numbers={"normal": normal}
     )
 
 
@@ -337,54 +328,42 @@ def box_section(
 
     def solve(slices, offset, lower, upper, normal):
         _checks.check_section(slices, offset, lower, upper, normal, at_most)
-        bounds = {"lower": lower, "upper": upper}
+        given = offset, normal, lower, upper
         search = {"at_most": at_most, "bisects": True}
-        return _section(slices, slices.x, offset, normal, **bounds, **search)
+        return _section(slices, slices.x, *given, **search)
 
+    numbers = {"lower": lower, "upper": upper, "normal": normal}
     return _slices.by_slice(
-        "box_section",
-        solve,
-        axis,
-        slice_numbers={"offset": offset},
-        numbers={"lower": lower, "upper": upper, "normal": normal},
+        "box_section", solve, axis, {"offset": offset}, numbers=numbers
     )
 
 
 def _section(
-    slices, x, target, normal=1.0, *, lower=-np.inf, upper=np.inf, **search
+    slices, x, target, normal=1.0, lower=-np.inf, upper=np.inf, **search
 ):
     """Returns theta = clip(x - mu s a, lower, upper) with this a . theta."""
 
+    def shift(mu, x, s, a):
+        return x - mu * (s * a)
+
     def product(mu, x, s, a, lower, upper, _):
-        return a * _clip(x - mu * (s * a), lower, upper)
+        return a * _clip(shift(mu, x, s, a), lower, upper)
 
-    def product_and_slope(y, s, a, lower, upper):
-        theta = _clip(y, lower, upper)
-        return a * theta, jnp.where(y == theta, s * a * a, 0)
+    def residual(total):
+        return total - target
 
-    def is_within(x, lower, upper):
-        return (lower <= x) & (x <= upper)
-
-    s = slices.relative_step_sizes()
+    others = slices.relative_step_sizes(), normal, lower, upper, target
     mu = _search.multiplier(
-        slices,
-        product,
-        *(x, s, normal, lower, upper, target),
-        left=lambda total: total - target,
-        is_inside=slices.all(slices.map(is_within, x, lower, upper)),
-        **search,
+        slices, product, x, *others, residual=residual, **search
     )
-    y = slices.map(lambda mu, x, s, a: x - mu * (s * a), mu, x, s, normal)
+    y = slices.map(shift, mu, x, *others[:2])
     for _ in range(2):
         # What mu's rounding leaves of the residual goes to what is within.
-        total, slope = slices.sums(
-            slices.map(product_and_slope, y, s, normal, lower, upper)
+        rest = _search.halley_step(
+            slices, product, residual, jnp.zeros_like(mu), y, *others
         )
-        rest = (total - target) / jnp.where(slope > 0, slope, jnp.inf)
         rest = jax.lax.stop_gradient(jnp.where(mu == 0, 0, rest))
-        y = slices.map(
-            lambda rest, y, s, a: y - rest * (s * a), rest, y, s, normal
-        )
+        y = slices.map(shift, rest, y, *others[:2])
     return slices.map(_clip, y, lower, upper)
 
 

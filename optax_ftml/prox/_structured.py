@@ -74,10 +74,10 @@ def group_lasso(
     def theta(mu, x, s, strength):
         below = mu + strength * s
         factor = mu / jnp.where(below > 0, below, 1)
-        return jnp.where(strength > 0, x * factor.astype(x.dtype), x)
+        return jnp.where(strength > 0, x * factor, x)
 
     def square(mu, x, s, strength):
-        return jnp.square(jnp.abs(x) * _search.reciprocal(mu + strength * s))
+        return jnp.square(x * _search.reciprocal(mu + strength * s))
 
     def start(x, s, strength):
         return jnp.abs(x) - strength * s
@@ -98,7 +98,7 @@ def group_lasso(
         "group_lasso",
         solve,
         axis,
-        slice_numbers={"strength": strength},
+        {"strength": strength},
         numbers={"l1": l1},
         is_complex=not non_negative,
     )

@@ -69,7 +69,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
         return slices.map(jnp.where, [s == 0], slices.x, [theta])
 
     return _slices.by_slice(
-        "total_variation", solve, axis, slice_numbers={"strength": strength}
+        "total_variation", solve, axis, {"strength": strength}
     )
 
 
