@@ -107,19 +107,21 @@ def leaves_of(
 ) -> tuple[list[str], list[jax.Array], list[jax.Array]]:
     """Returns the paths and the leaves of both, or says what is wrong.
 
-    The leaves are in at least float32, for the arithmetic.
+    For the arithmetic all are in one dtype, at least float32, or its complex.
     """
     _checks.check_params(leader, f"{name}'s leader", is_complex=is_complex)
-    x = jax.tree.map(
-        lambda x: jnp.asarray(x, _numerics.at_least_float32(x)), leader
-    )
-    s = jax.tree.map(
-        lambda x, s: jnp.broadcast_to(
-            jnp.asarray(s, jnp.finfo(x.dtype).dtype), x.shape
-        ),
-        *(x, step_size),
-    )
-    return _checks.leaf_names(leader), jax.tree.leaves(x), jax.tree.leaves(s)
+    leaves = jax.tree.leaves(leader)
+    dtype = jnp.finfo(_numerics.at_least_float32(*leaves)).dtype
+    x = [_numerics.widen(a, jnp.zeros([], dtype)) for a in leaves]
+
+    def wide(x, s):
+        s = jnp.asarray(s, _numerics.at_least_float32(jnp.real(x)))
+        largest = _numerics.bound(s.dtype)
+        s = jnp.where(s >= largest, _numerics.bound(dtype), s.astype(dtype))
+        return jnp.broadcast_to(s, jnp.shape(x))
+
+    steps = jax.tree.leaves(jax.tree.map(wide, leader, step_size))
+    return _checks.leaf_names(leader), x, steps
 
 
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
@@ -132,21 +134,25 @@ def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
 
 
 def spread(
-    name: str, values: Any, leaves: Mapping[int, tuple[str, np.dtype, tuple]]
+    name: str,
+    values: Any,
+    leaves: Mapping[int, tuple[str, tuple]],
+    dtype: np.dtype,
 ) -> dict[int, Any]:
-    """Returns an argument's array for each leaf, in its real dtype and rank.
+    """Returns an argument's array for each leaf, in its rank.
 
     Args:
         name: What the argument is called in an error.
         values: A number, an array, or a tree of these with the paths of the
             leaves or the beginnings of these paths.
-        leaves: The path of each leaf, its real dtype, and the shape to which
-            its value must broadcast, by the leaf's number.
+        leaves: The path of each leaf and the shape to which its value must
+            broadcast, by the leaf's number.
+        dtype: The dtype of the arrays.
     """
     given = dict(
         zip(_checks.leaf_names(values), jax.tree.leaves(values), strict=True)
     )
-    paths = [path for path, _, _ in leaves.values()]
+    paths = [path for path, _ in leaves.values()]
     keys = {
         path: key
         for path in paths
@@ -161,14 +167,14 @@ def spread(
         right += f" (a {kind} is a tree; jnp.array makes it an array)"
     _checks.check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
     return {
-        i: _shaped(name, given[keys[path]], path, dtype, shape)
-        for i, (path, dtype, shape) in leaves.items()
+        i: _shaped(name, given[keys[path]], path, shape).astype(dtype)
+        for i, (path, shape) in leaves.items()
     }
 
 
-def _shaped(name, value, path, dtype, shape):
+def _shaped(name, value, path, shape):
     # Known numbers stay NumPy's, so that they can be checked under jit.
-    value = (np if is_known(value) else jnp).asarray(value).astype(dtype)
+    value = (np if is_known(value) else jnp).asarray(value)
     padded = (1,) * (len(shape) - value.ndim) + value.shape
     is_right = len(padded) == len(shape) and all(
         n in (1, m) for n, m in zip(padded, shape, strict=True)

@@ -162,8 +162,9 @@ def by_slice(
         is_complex: Whether complex leaders have a meaning. Then it is their
             moduli that are solved for, and each keeps its phase.
     """
+    slice_numbers, numbers = slice_numbers or {}, numbers or {}
     is_joint = axis is None or isinstance(axis, Mapping)
-    for key, value in (slice_numbers or {}).items():
+    for key, value in slice_numbers.items():
         is_right = not is_joint or len(jax.tree.leaves(value)) == 1
         right = "a single array, since a slice has several leaves"
         _shared_checks.check(is_right, key, right, value)
@@ -175,37 +176,33 @@ def by_slice(
         paths, theta, s = _checks.leaves_of(
             name, leader, step_size, is_complex=is_complex
         )
+        if not theta:
+            return leader
         x = [jnp.abs(a) if jnp.iscomplexobj(a) else a for a in theta]
-        if is_joint:
-            x, s = _in_one_dtype(x, s)
+        dtype = x[0].dtype
         axes = _axes_by_leaf(name, axis, leader, paths, x)
-
-        def spread(arguments, shape_of):
-            leaves = {
-                i: (paths[i], s[i].dtype, shape_of(s[i].shape, axes[i]))
-                for i in axes
-            }
-            return [
-                _checks.spread(key, value, leaves)
-                for key, value in (arguments or {}).items()
-            ]
-
-        per_slice = spread(slice_numbers, _without if is_joint else _with_1)
-        per_number = spread(numbers, lambda shape, _: shape)
+        of_slice, of_leaf = (
+            {i: (paths[i], shape(x[i].shape, axes[i])) for i in axes}
+            for shape in (_without if is_joint else _with_1, lambda n, _: n)
+        )
+        per_slice = [
+            _checks.spread(key, value, of_slice, dtype)
+            for key, value in slice_numbers.items()
+        ]
+        per_number = [
+            _checks.spread(key, value, of_leaf, dtype)
+            for key, value in numbers.items()
+        ]
         for group in [list(axes)] if is_joint else [[i] for i in axes]:
             group = [i for i in group if x[i].size]
             if not group:
                 continue
-            slices = Slices(
-                *([leaves[i] for i in group] for leaves in (x, s, axes))
-            )
             first = group[0]
+            squeezed = () if is_joint else axes[first]
+            slices = Slices(*([a[i] for i in group] for a in (x, s, axes)))
             solved = solve(
                 slices,
-                *(
-                    a[first] if is_joint else a[first].squeeze(axes[first])
-                    for a in per_slice
-                ),
+                *(a[first].squeeze(squeezed) for a in per_slice),
                 *([a[i] for i in group] for a in per_number),
             )
             for i, new in zip(group, solved, strict=True):
@@ -213,15 +210,6 @@ def by_slice(
         return _checks.tree_of(theta, leader)
 
     return f
-
-
-def _in_one_dtype(x, s):
-    dtype = _numerics.at_least_float32(*s)
-    s = [
-        jnp.where(is_unresisted(a), _numerics.bound(dtype), a.astype(dtype))
-        for a in s
-    ]
-    return [a.astype(dtype) for a in x], s
 
 
 def _with_modulus(x, modulus, new):
@@ -238,14 +226,11 @@ def _axes_by_leaf(name, axis, leader, paths, x):
     """Returns the axes, below 0, of each leaf that has slices, by number."""
     axis_of = dict.fromkeys(range(len(x)), axis)
     if isinstance(axis, Mapping):
-        patterns = _shared_checks.patterns_of("axis", axis, leader)
-        axis_of = {
-            i: axis[key] for i, key in enumerate(patterns) if key is not None
-        }
+        keys = _shared_checks.patterns_of("axis", axis, leader)
+        axis_of = {i: axis[k] for i, k in enumerate(keys) if k is not None}
     axes, left = {}, {}
     for i, axis_ in axis_of.items():
-        at, shape = _shared_checks.at(paths[i]), x[i].shape
-        ndim = len(shape)
+        at, shape, ndim = _shared_checks.at(paths[i]), x[i].shape, x[i].ndim
         given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
         axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
         _shared_checks.check(
@@ -255,14 +240,13 @@ def _axes_by_leaf(name, axis, leader, paths, x):
             "axes of every leaf",
             f"{axis_} for {at} of shape {shape}",
         )
-        left[i] = _without(shape, axes[i])
-    if isinstance(axis, Mapping):
-        got = ", ".join(
-            f"{left[i]} for {_shared_checks.at(paths[i])}" for i in left
-        )
-        is_right = len(set(left.values())) <= 1
-        right = "axes that leave the same shape of every leaf"
-        _shared_checks.check(is_right, f"{name}'s axis", right, got)
+        left[at] = _without(shape, axes[i])
+    _shared_checks.check(
+        not isinstance(axis, Mapping) or len(set(left.values())) <= 1,
+        f"{name}'s axis",
+        "axes that leave the same shape of every leaf",
+        ", ".join(f"{shape} for {at}" for at, shape in left.items()),
+    )
     return axes
 
 
