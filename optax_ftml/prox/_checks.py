@@ -196,7 +196,7 @@ def check_normal(normal: Any) -> None:
 def check_not_0(slices: Any, normal: Sequence[Any]) -> None:
     """Raises if the normal is known and 0 in all of a slice."""
     if is_known(*normal):
-        is_right = np.all(_sum(slices, map(np.abs, normal)) > 0)
+        is_right = np.all(_sum(slices, np.abs, normal) > 0)
         right = "other than 0 in each slice"
         _checks.check(is_right, "normal", right, "a slice of zeros")
 
@@ -214,16 +214,8 @@ def check_section(
     if not is_known(offset, *lower, *upper, *normal):
         return
 
-    def products(bounds):
-        return [
-            np.where(a == 0, 0, np.float64(bound) * np.where(a == 0, 1, a))
-            for a, bound in zip(normal, bounds, strict=True)
-        ]
-
-    ends = [products(lower), products(upper)]
-    smallest, largest = (
-        _sum(slices, map(choose, *ends)) for choose in (np.minimum, np.maximum)
-    )
+    smallest = _sum(slices, _least_product, normal, lower, upper)
+    largest = _sum(slices, _least_product, normal, upper, lower)
     finite = np.nan_to_num(np.abs([smallest, largest]), posinf=0)
     slack = slices.rounding * (np.abs(offset) + finite.sum(axis=0))
     is_right = smallest <= offset + slack
@@ -238,12 +230,18 @@ def check_section(
     )
 
 
-def _sum(slices, arrays):
-    """Sums over each slice known numbers that broadcast to the leaves."""
+def _sum(slices, function, *numbers):
+    """Sums a function of known numbers over each slice."""
     return sum(
-        np.broadcast_to(a, x.shape).sum(axis=axes, dtype=np.float64)
-        for a, x, axes in zip(arrays, slices.x, slices.axes, strict=True)
+        np.broadcast_to(function(*arrays), x.shape).sum(axes, np.float64)
+        for x, axes, *arrays in zip(
+            slices.x, slices.axes, *numbers, strict=True
+        )
     )
+
+
+def _least_product(normal, lower, upper):
+    return normal * np.where(normal > 0, lower, np.where(normal < 0, upper, 0))
 
 
 def check_bounds(lower: Any, upper: Any) -> None:

@@ -181,18 +181,18 @@ def by_slice(
         x = [jnp.abs(a) if jnp.iscomplexobj(a) else a for a in theta]
         dtype = x[0].dtype
         axes = _axes_by_leaf(name, axis, leader, paths, x)
-        of_slice, of_leaf = (
-            {i: (paths[i], shape(x[i].shape, axes[i])) for i in axes}
-            for shape in (_without if is_joint else _with_1, lambda n, _: n)
-        )
-        per_slice = [
-            _checks.spread(key, value, of_slice, dtype)
-            for key, value in slice_numbers.items()
-        ]
-        per_number = [
-            _checks.spread(key, value, of_leaf, dtype)
-            for key, value in numbers.items()
-        ]
+
+        def spread(arguments, shape_of):
+            leaves = {
+                i: (paths[i], shape_of(x[i].shape, axes[i])) for i in axes
+            }
+            return [
+                _checks.spread(key, value, leaves, dtype)
+                for key, value in arguments.items()
+            ]
+
+        per_slice = spread(slice_numbers, _without if is_joint else _with_1)
+        per_number = spread(numbers, lambda shape, _: shape)
         for group in [list(axes)] if is_joint else [[i] for i in axes]:
             group = [i for i in group if x[i].size]
             if not group:
