@@ -58,30 +58,29 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     if _checks.is_known(matrix, offset):
         matrix, offset = _independent(matrix, np.broadcast_to(offset, rows))
 
-    def project(x, s, a, b, rounding):
-        points = x
-        for _ in range(2):  # The solution, and what its rounding has left.
-            points = _projected(points, s, a, b)
-        # Residuals of the given equations, and their rounding.
-        residual = jnp.abs(_product(a, x) - b)
-        is_inside = residual <= rounding * _product(jnp.abs(a), jnp.abs(x))
-        # The leader, bit for bit, with the projection's derivative.
-        fixed_x, fixed_points = jax.lax.stop_gradient((x, points))
-        leader = fixed_x + (points - fixed_points)
-        return jnp.where(jnp.all(is_inside), leader, points)
-
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()
         columns, size = np.shape(matrix)[1], x.shape[-1]
         right = "of as many columns as leaves have numbers along the last axis"
         got = f"{columns} for a leaf of shape {x.shape}"
         _shared_checks.check(columns == size, "matrix", right, got)
-        a = jnp.asarray(matrix).astype(x.dtype)
-        b = jnp.broadcast_to(jnp.asarray(offset).astype(x.dtype), a.shape[:1])
-        of_slices = jnp.vectorize(
-            project, excluded={2, 3, 4}, signature="(n),(n)->(n)"
-        )
-        return [of_slices(x, s, a, b, slices.rounding)]
+        a = jnp.asarray(matrix, x.dtype)
+        b = jnp.broadcast_to(jnp.asarray(offset, x.dtype), a.shape[:1])
+
+        def project(x, s):
+            points = x
+            for _ in range(2):  # The solution, and what its rounding has left.
+                points = _projected(points, s, a, b)
+            # Residuals of the given equations, and their rounding.
+            residual = jnp.abs(_product(a, x) - b)
+            size = _product(jnp.abs(a), jnp.abs(x))
+            is_inside = jnp.all(residual <= slices.rounding * size)
+            # The leader, bit for bit, with the projection's derivative.
+            fixed_x, fixed_points = jax.lax.stop_gradient((x, points))
+            leader = fixed_x + (points - fixed_points)
+            return jnp.where(is_inside, leader, points)
+
+        return [jnp.vectorize(project, signature="(n),(n)->(n)")(x, s)]
 
     return _slices.by_slice("affine_set", solve, -1)
 

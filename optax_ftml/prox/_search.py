@@ -61,22 +61,21 @@ def multiplier(
         steps: How many of Halley's steps to take.
         bisects: Whether to bisect instead.
     """
-    zero = jnp.zeros(slices.shape, slices.dtype)
-    largest = float(jnp.finfo(slices.dtype).max)
-    limit = largest**0.75
+    largest = jnp.full(slices.shape, jnp.finfo(slices.dtype).max, slices.dtype)
+    zero = jnp.zeros_like(largest)
+    least = zero if at_most else -largest
 
     def residual_at(mu):
         return residual(slices.sum(slices.map(term, mu, *arguments)))
 
     def bisected(_, first):
         del first
-        least = zero if at_most else zero - largest
-        return bisect(lambda mu: residual_at(mu) >= 0, least, zero + largest)
+        return bisect(lambda mu: residual_at(mu) >= 0, least, largest)
 
     def halley(_, first):
         def step(_, mu):
             mu = mu + halley_step(slices, term, residual, mu, *arguments)
-            return jnp.clip(mu, 0 if at_most else -limit, limit)
+            return jnp.clip(mu, least, largest)
 
         number = steps or HALLEY_STEPS[slices.dtype.itemsize]
         return jax.lax.fori_loop(0, number, step, first)
@@ -84,7 +83,7 @@ def multiplier(
     first = zero
     if start is not None:
         first = slices.max(slices.map(start, *arguments))
-        first = jnp.clip(first, 0 if at_most else -limit, limit)
+        first = jnp.clip(first, least, largest)
     mu = jax.lax.custom_root(
         residual_at,
         jax.lax.stop_gradient(first),
