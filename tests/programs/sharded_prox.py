@@ -37,7 +37,7 @@ SLICED = {
 # Where a CPU makes several sums in one reduction.
 JOINT = (
     *("l2_ball", "l2_sphere", "group_lasso"),
-    *("simplex", "l1_ball", "hyperplane", "halfspace"),
+    *("simplex", "l1_ball", "hyperplane", "halfspace", "box_section"),
 )
 TREES = ("simplex", "l2_ball", "box_section", "top_k")
 FIXED = {
