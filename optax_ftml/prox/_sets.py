@@ -167,6 +167,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         return jnp.where(radius > 0, x / (1 + mu * s), 0)
 
     def square(mu, x, s, radius):
+        x = x * _search.reciprocal(radius)
         return jnp.square(x) * _search.inverse_power(1 + mu * s, 2)
 
     def start(x, s, radius):
@@ -175,14 +176,7 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def solve(slices, radius):
         radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
         given = slices.x, slices.relative_step_sizes(), radius
-        scale = jnp.square(_search.reciprocal(radius))
-        mu = _search.multiplier(
-            slices,
-            square,
-            *given,
-            residual=lambda squares: _search.norm_is_1(scale * squares),
-            start=start,
-        )
+        mu = _search.multiplier(slices, square, *given, start=start)
         return slices.map(theta, mu, *given)
 
     return _slices.by_slice(
