@@ -147,7 +147,9 @@ def scale_by_ftml(
         <https://proceedings.mlr.press/v70/zheng17a.html>`_, ICML 2017
     """
     _checks.check_hyperparameters(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    _checks.check_accumulator_dtype(accumulator_dtype)
+    _checks.check_dtype(
+        "accumulator_dtype", accumulator_dtype, None, "bfloat16", "float32"
+    )
     _checks.check_seed(seed)
 
     def init_fn(params):
@@ -157,7 +159,7 @@ def scale_by_ftml(
 
     def update_fn(updates, state, params=None):
         del params
-        _checks.check_like("updates", updates, state.v)
+        _checks.check_like(state.v, updates=updates)
         count = optax.safe_increment(state.count)
         c = _scalars([updates, state.v], count, 1.0, b1, b2, eps, eps_root)
         v = _map(_next_v, updates, state.v, c)
@@ -280,8 +282,9 @@ def ftml(
         eps: Added outside the square root, at least 0.
         eps_root: Added inside the square root, at least 0. Needed above 0 to
             differentiate through an update at gradients of 0.
-        accumulator_dtype: Dtype of :math:`v`: float32, float64 or bfloat16. By
-            default the parameters' own, and at least float32. In bfloat16
+        accumulator_dtype: Dtype of :math:`v`: float32, float64 or bfloat16; in
+            float16 the squares of gradients below 2e-4 would be 0. By default
+            the parameters' own, and at least float32. In bfloat16
             :math:`v` rounds at random, without bias, after it has been used;
             rounded to nearest it would stand still, since its changes at
             :math:`\beta_2 = 0.999` are smaller than half a step.
@@ -372,13 +375,12 @@ def _leader_form(init_v, schedule, b1, b2, eps, eps_root, seed, prox):
 
     def init_fn(params):
         count, v = init_v(params)
-        _checks.check_prox(prox, params)
+        _checks.check_prox(prox, jax.eval_shape(_zeros, params))
         return FtmlState(count, v, _zeros(params) if has_m else None)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        _checks.check_like("updates", updates, state.v)
-        _checks.check_like("params", params, state.v)
+        _checks.check_like(state.v, updates=updates, params=params)
         count, lr = optax.safe_increment(state.count), schedule(state.count)
         c = _scalars([params, state.v], count, lr, b1, b2, eps, eps_root)
         m = state.multiplier if has_m else _zeros(params)
@@ -517,13 +519,12 @@ def proximal_adam(
 
     def init_fn(params):
         count, nu = scale_by_ftml().init(params)
-        _checks.check_prox(prox, params)
+        _checks.check_prox(prox, jax.eval_shape(_zeros, params))
         return optax.ScaleByAdamState(count, _zeros(params), nu)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        _checks.check_like("updates", updates, state.mu)
-        _checks.check_like("params", params, state.mu)
+        _checks.check_like(state.mu, updates=updates, params=params)
         count, lr = optax.safe_increment(state.count), schedule(state.count)
         c = _scalars([state.mu], count, lr, b1, b2, eps, eps_root)
         mu = _map(_next_mu, updates, state.mu, c)

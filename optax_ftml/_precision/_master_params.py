@@ -91,7 +91,7 @@ def with_master_params(
         Micikevicius et al, `Mixed Precision Training
         <https://arxiv.org/abs/1710.03740>`_, ICLR 2018
     """
-    _checks.check_master_dtype(dtype)
+    _checks.check_dtype("dtype", dtype, "float32")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):

@@ -22,6 +22,15 @@ GROUP_LASSO = functools.partial(prox.group_lasso, 1.0, axis=0)
         (lambda: prox.simplex(NAN), ValueError, "total"),
         (lambda: prox.simplex(None), TypeError, "total"),
         (lambda: prox.simplex(axis="0"), TypeError, "axis"),
+        (lambda: prox.simplex(axis=()), TypeError, r"axis.*int.*\(\)"),
+        (lambda: prox.simplex(axis={0: 1}), TypeError, "axis.*path"),
+        (lambda: prox.simplex(axis={"a": (1, 1)}), ValueError, "distinct"),
+        (lambda: prox.box(1.0, 0.0), ValueError, r"lower.*1\.0.*0\.0"),
+        (lambda: prox.box(NAN, 1.0), ValueError, "lower.*nan"),
+        (lambda: prox.box(0.0, np.array([1.0, NAN])), ValueError, "upper"),
+        (lambda: prox.box(0.0, {"a": -1.0}), ValueError, "lower.*-1"),
+        (lambda: prox.box([0, 0], [1, 2, 3]), ValueError, "structure of upper"),
+        (lambda: prox.box(0.0, "1"), TypeError, "upper.*'1'"),
         (lambda: prox.l1_ball(-1.0), ValueError, "radius"),
         (lambda: prox.l2_ball(NAN), ValueError, "radius"),
         (lambda: prox.l2_sphere(-1.0), ValueError, "radius"),
@@ -70,6 +79,9 @@ def test_impossible_arguments_are_named(make, error, word):
     ("f", "word"),
     [
         (prox.box({"b": 0.0}, 1.0), "lower.*missing a.*unexpected b"),
+        (prox.box([0, 0], 1.0), "lower.*a list is a tree.*jnp.array"),
+        (prox.l2_ball([1.0, 2.0], axis=0), "radius.*a list is a tree"),
+        (prox.hyperplane([1.0, 2.0], 1.0), "normal.*a list is a tree"),
         (prox.l1(np.ones(3)), "strength.*'a'.*(3,)"),
         (prox.simplex(np.ones(3), axis=0), "total.*'a'"),
         (prox.simplex(axis=2), "axis.*'a'"),
@@ -84,6 +96,12 @@ def test_what_does_not_fit_the_parameters_is_named(f, word):
     tree = {"a": jnp.ones((2, 2))}
     with pytest.raises(ValueError, match=word):
         jax.eval_shape(f, tree, tree)
+
+
+def test_a_list_of_numbers_fits_a_list_of_parameters():
+    f = prox.box([0.0, -0.5], 1.0)
+    after = f([-jnp.ones(2), -jnp.ones(2)], [jnp.ones(2), jnp.ones(2)])
+    np.testing.assert_array_equal(after, [[0, 0], [-0.5, -0.5]])
 
 
 @pytest.mark.parametrize("make", [c.make for c in cases.CONVEX.values()])
