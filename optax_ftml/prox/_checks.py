@@ -19,6 +19,7 @@ import numpy as np
 
 from optax_ftml import _checks
 from optax_ftml import _numerics
+from optax_ftml import _paths
 
 AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")
@@ -119,7 +120,7 @@ def leaves_of(
         ),
         *(x, step_size),
     )
-    return _checks.leaf_names(leader), jax.tree.leaves(x), jax.tree.leaves(s)
+    return _paths.leaf_names(leader), jax.tree.leaves(x), jax.tree.leaves(s)
 
 
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
@@ -144,7 +145,7 @@ def spread(
             its value must broadcast, by the leaf's number.
     """
     given = dict(
-        zip(_checks.leaf_names(values), jax.tree.leaves(values), strict=True)
+        zip(_paths.leaf_names(values), jax.tree.leaves(values), strict=True)
     )
     paths = [path for path, _, _ in leaves.values()]
     keys = {
@@ -173,7 +174,7 @@ def _shaped(name, value, path, dtype, shape):
     is_right = len(padded) == len(shape) and all(
         n in (1, m) for n, m in zip(padded, shape, strict=True)
     )
-    right = f"of a shape that broadcasts to {shape} for {_checks.at(path)}"
+    right = f"of a shape that broadcasts to {shape} for {_paths.at(path)}"
     _checks.check(is_right, name, right, f"shape {value.shape}")
     # Broadcasting is left to XLA, which stores nothing as large as the leaf.
     return value.reshape(padded)

@@ -18,6 +18,7 @@ import numpy as np
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
+from optax_ftml import _paths
 from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
@@ -213,13 +214,13 @@ def _axes_by_leaf(name, axis, leader, paths, x):
     """Returns the axes, below 0, of each leaf that has slices, by number."""
     axis_of = dict.fromkeys(range(len(x)), axis)
     if isinstance(axis, Mapping):
-        patterns = _shared_checks.patterns_of("axis", axis, leader)
+        patterns = _paths.patterns_of("axis", axis, leader)
         axis_of = {
             i: axis[key] for i, key in enumerate(patterns) if key is not None
         }
     axes, left = {}, {}
     for i, axis_ in axis_of.items():
-        at, shape = _shared_checks.at(paths[i]), x[i].shape
+        at, shape = _paths.at(paths[i]), x[i].shape
         ndim = len(shape)
         given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
         axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
@@ -232,9 +233,7 @@ def _axes_by_leaf(name, axis, leader, paths, x):
         )
         left[i] = _without(shape, axes[i])
     if isinstance(axis, Mapping):
-        got = ", ".join(
-            f"{left[i]} for {_shared_checks.at(paths[i])}" for i in left
-        )
+        got = ", ".join(f"{left[i]} for {_paths.at(paths[i])}" for i in left)
         is_right = len(set(left.values())) <= 1
         right = "axes that leave the same shape of every leaf"
         _shared_checks.check(is_right, f"{name}'s axis", right, got)
