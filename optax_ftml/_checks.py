@@ -1,15 +1,12 @@
-"""Errors for arguments, and the paths by which users name parameters.
+"""Errors for arguments.
 
 An error names the argument, its value and what would be right. What JAX or
 Optax says clearly by itself is left to them.
 """
 
-import collections
 import contextlib
-import fnmatch
 import inspect
 import numbers
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,13 +15,13 @@ import numpy as np
 import optax
 
 from optax_ftml import _numerics
+from optax_ftml import _paths
 
 _CALLED = (
     " (optax.inject_hyperparams calls it as a schedule unless static_args "
     "names it)"
 )
 _EMPTY = inspect.Parameter.empty
-_VALUE = jax.tree_util.GetAttrKey("value")
 
 
 def check(
@@ -153,10 +150,10 @@ def check_params(
     kind: Any = jnp.inexact if is_complex else jnp.floating
     right = "floating or complex arrays" if is_complex else "floating arrays"
     right += " (optax.masked leaves out others)" * (name == "params")
-    leaves = zip(leaf_names(params), jax.tree.leaves(params), strict=True)
-    for path, leaf in leaves:
+    names = _paths.leaf_names(params)
+    for path, leaf in zip(names, jax.tree.leaves(params), strict=True):
         dtype = jnp.result_type(leaf)
-        got = f"{at(path)} of {dtype}"
+        got = f"{_paths.at(path)} of {dtype}"
         check(jnp.issubdtype(dtype, kind), name, right, got, TypeError)
 
 
@@ -199,84 +196,19 @@ _DTYPE = ("dtype", jnp.result_type, TypeError)
 
 
 def _check_like(name, tree, reference, source, *properties):
-    names, expected = leaf_names(tree), leaf_names(reference)
-    wrong = [f"missing {at(x)}" for x in sorted(set(expected) - set(names))]
-    wrong += [f"unexpected {at(x)}" for x in sorted(set(names) - set(expected))]
+    found, expected = (
+        [_paths.at(name) for name in _paths.leaf_names(x)]
+        for x in (tree, reference)
+    )
+    wrong = [f"missing {x}" for x in sorted(set(expected) - set(found))]
+    wrong += [f"unexpected {x}" for x in sorted(set(found) - set(expected))]
     structures = jax.tree.structure(tree), jax.tree.structure(reference)
     got = ", ".join(wrong[:5]) or "{} instead of {}".format(*structures)
     is_same = structures[0] == structures[1]
     check(is_same, name, f"a tree like {source}", got)
     leaves = jax.tree.leaves(tree), jax.tree.leaves(reference)
-    for path, leaf, like in zip(names, *leaves, strict=True):
+    for path, leaf, like in zip(found, *leaves, strict=True):
         for what, of, error in properties:
-            what = f"{name}: the {what} of {at(path)}"
+            what = f"{name}: the {what} of {path}"
             right = f"{of(like)}, as in {source}"
             check(of(leaf) == of(like), what, right, of(leaf), error)
-
-
-def at(name: str) -> str:
-    """Returns how an error speaks of a leaf."""
-    return f"leaf '{name}'" if name else "the single array"
-
-
-def spell(path: jax.tree_util.KeyPath) -> str:
-    """Returns the keys of a path, joined by "/"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaf_names(tree: Any) -> list[str]:
-    """Returns how users spell the path of each leaf: its keys, joined by "/".
-
-    A last attribute `value` is left out where nothing stands beside it. That is
-    how Flax NNX wraps each of its parameters: an `nnx.Optimizer` gives init a
-    tree with these wrappers and update one without them, and a leaf has one
-    name in both.
-    """
-
-    def is_absent(x):
-        return x is None or isinstance(x, optax.MaskedNode)
-
-    # A leaf has the same name where others are masked.
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_absent)
-    within = collections.Counter(
-        path[:i] for path, _ in leaves for i in range(len(path))
-    )
-
-    def name(path):
-        is_wrapped = path[-1:] == (_VALUE,) and within[path[:-1]] == 1
-        return spell(path[:-1] if is_wrapped else path)
-
-    return [name(path) for path, leaf in leaves if not is_absent(leaf)]
-
-
-def patterns_of(
-    name: str, patterns: Iterable[str], tree: Any
-) -> list[str | None]:
-    """Returns, for each leaf of a tree, the pattern that speaks of it, or None.
-
-    A leaf's name goes before the patterns (as in :mod:`fnmatch`), and an
-    earlier pattern before a later one. Where no other leaf is called so, a name
-    may have a last "/value" more.
-
-    Args:
-        name: What the argument that has the patterns as keys is called in the
-            error that one matches no leaf.
-        patterns: Names and patterns of names.
-        tree: Parameters, or a tree like them. One without leaves, such as the
-            placeholder that optax.tree_map_params gives to init, is no error.
-    """
-    names = leaf_names(tree)
-    taken, found = set(names), []
-    for leaf in names:
-        exact = {leaf, *({f"{leaf}/value"} - taken)}
-        found.append(
-            [p for p in patterns if p in exact]
-            + [p for p in patterns if fnmatch.fnmatchcase(leaf, p)]
-        )
-    for pattern in patterns if names else ():
-        is_right = any(pattern in matching for matching in found)
-        right = "a mapping with keys that match a parameter"
-        parameters = ", ".join(names) or "a single array"
-        got = f"{pattern!r}. The parameters are {parameters}"
-        check(is_right, name, right, got)
-    return [next(iter(matching), None) for matching in found]

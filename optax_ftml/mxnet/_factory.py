@@ -14,6 +14,7 @@ import optax
 
 from optax_ftml import _checks
 from optax_ftml import _ftml
+from optax_ftml import _paths
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 
@@ -195,7 +196,7 @@ def factors(
         right = "a mapping from parameter paths"
         _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
-    patterns = _checks.patterns_of(name, multipliers, tree)
+    patterns = _paths.patterns_of(name, multipliers, tree)
     return jax.tree.unflatten(
         jax.tree.structure(tree),
         [1.0 if p is None else float(multipliers[p]) for p in patterns],

@@ -12,6 +12,7 @@ import optax
 from optax_ftml import _checks
 from optax_ftml import _ftml
 from optax_ftml import _numerics
+from optax_ftml import _paths
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
@@ -82,7 +83,7 @@ def state_from_mxnet(
         leaves, structure = jax.tree.flatten(tree)
         return structure.unflatten(
             jax.device_put(np.asarray(value_of(path), old.dtype), old.sharding)
-            for path, old in zip(_checks.leaf_names(tree), leaves, strict=True)
+            for path, old in zip(_paths.leaf_names(tree), leaves, strict=True)
         )
 
     def v(path):
@@ -97,7 +98,7 @@ def state_from_mxnet(
     def convert(node):
         match node:
             case _ftml.ScaleByFtmlState():
-                for path in _checks.leaf_names(node.v):
+                for path in _paths.leaf_names(node.v):
                     _check_leader(path, slots[path], weights[path])
                 return node._replace(v=filled(node.v, v))
             case _ftml.FtmlState():
@@ -249,7 +250,7 @@ def _check_slots(slots, weights, state):
     places = {"v": set(), "master": set()}
     for node in _nodes(state):
         for field in places.keys() & set(node._fields):
-            places[field].update(_checks.leaf_names(getattr(node, field)))
+            places[field].update(_paths.leaf_names(getattr(node, field)))
     missing = sorted(places["v"] - slots.keys())
     right = "those of every parameter"
     _checks.check(not missing, "states", right, f"none for {missing}")
@@ -301,4 +302,4 @@ def _is_node(x):
 def _arrays(tree):
     """Returns the leaves by path, as NumPy's arrays."""
     leaves = map(np.asarray, jax.tree.leaves(tree))
-    return dict(zip(_checks.leaf_names(tree), leaves, strict=True))
+    return dict(zip(_paths.leaf_names(tree), leaves, strict=True))

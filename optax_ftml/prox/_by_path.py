@@ -6,6 +6,7 @@ import jax
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
+from optax_ftml import _paths
 from optax_ftml.prox import _checks
 
 
@@ -68,21 +69,21 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
 
     @_checks.two_arguments
     def f(leader, step_size):
-        subtrees = proxes.keys() - set(_shared_checks.leaf_names(leader))
+        subtrees = proxes.keys() - set(_paths.leaf_names(leader))
 
         def is_subtree(path, x):
-            is_named = _shared_checks.spell(path) in subtrees
+            is_named = _paths.spell(path) in subtrees
             return is_named and bool(jax.tree.leaves(x))
 
         parts, structure = jax.tree_util.tree_flatten_with_path(
             leader, is_leaf=is_subtree, is_leaf_takes_path=True
         )
-        for outer in subtrees & {_shared_checks.spell(p) for p, _ in parts}:
+        for outer in subtrees & {_paths.spell(p) for p, _ in parts}:
             inner = [key for key in proxes if key.startswith(f"{outer}/")]
             right = "a mapping with keys that are not within others"
             got = f"{inner}, within {outer!r}"
             _shared_checks.check(not inner, "proxes", right, got)
-        keys = _shared_checks.patterns_of(
+        keys = _paths.patterns_of(
             "proxes", proxes, structure.unflatten(range(len(parts)))
         )
         steps = structure.flatten_up_to(step_size)

@@ -19,6 +19,7 @@ import numpy as np
 
 from optax_ftml import _checks
 from optax_ftml import _numerics
+from optax_ftml import _paths
 
 AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")
@@ -121,7 +122,7 @@ def leaves_of(
         return jnp.broadcast_to(s, jnp.shape(x))
 
     steps = jax.tree.leaves(jax.tree.map(wide, leader, step_size))
-    return _checks.leaf_names(leader), x, steps
+    return _paths.leaf_names(leader), x, steps
 
 
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
@@ -150,7 +151,7 @@ def spread(
         dtype: The dtype of the arrays.
     """
     given = dict(
-        zip(_checks.leaf_names(values), jax.tree.leaves(values), strict=True)
+        zip(_paths.leaf_names(values), jax.tree.leaves(values), strict=True)
     )
     paths = [path for path, _ in leaves.values()]
     keys = {
@@ -179,7 +180,7 @@ def _shaped(name, value, path, shape):
     is_right = len(padded) == len(shape) and all(
         n in (1, m) for n, m in zip(padded, shape, strict=True)
     )
-    right = f"of a shape that broadcasts to {shape} for {_checks.at(path)}"
+    right = f"of a shape that broadcasts to {shape} for {_paths.at(path)}"
     _checks.check(is_right, name, right, f"shape {value.shape}")
     # Broadcasting is left to XLA, which stores nothing as large as the leaf.
     return value.reshape(padded)

@@ -18,6 +18,7 @@ import numpy as np
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
+from optax_ftml import _paths
 from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
@@ -225,11 +226,11 @@ def _axes_by_leaf(name, axis, leader, paths, x):
     """Returns the axes, below 0, of each leaf that has slices, by number."""
     axis_of = dict.fromkeys(range(len(x)), axis)
     if isinstance(axis, Mapping):
-        keys = _shared_checks.patterns_of("axis", axis, leader)
+        keys = _paths.patterns_of("axis", axis, leader)
         axis_of = {i: axis[k] for i, k in enumerate(keys) if k is not None}
     axes, left = {}, {}
     for i, axis_ in axis_of.items():
-        at, shape, ndim = _shared_checks.at(paths[i]), x[i].shape, x[i].ndim
+        at, shape, ndim = _paths.at(paths[i]), x[i].shape, x[i].ndim
         given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
         axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
         _shared_checks.check(
