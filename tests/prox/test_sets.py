@@ -37,16 +37,13 @@ def test_the_steps_of_the_search_are_enough_for_long_slices(name):
     np.testing.assert_allclose(norms, [1.3, 30], rtol=3e-5)
 
 
-@pytest.mark.parametrize("name", ["simplex", "box_section"])
-def test_sums_are_right_with_huge_leaders_and_step_sizes(name):
+def test_a_section_sums_to_its_offset_beside_a_huge_leader_and_step():
     rng = np.random.default_rng(0)
-    leader = rng.normal(size=(200, 6))
-    step_size = 10 ** rng.uniform(-3, 3, size=(200, 6))
-    leader[:100] += 1e4
-    leader[100:, 5], step_size[100:, 5] = -4.6e8, 1e9
-    theta = jax.jit(SUMS[name])(np.float32(leader), np.float32(step_size))
-    sums = np.sum(np.float64(theta), axis=1)
-    np.testing.assert_allclose(sums, 1, rtol=1e-5)
+    leader = np.float32(rng.normal(size=(100, 6)))
+    step_size = np.float32(10 ** rng.uniform(-3, 3, size=(100, 6)))
+    leader[:, 5], step_size[:, 5] = -4.6e8, 1e9
+    theta = np.float64(jax.jit(SUMS["box_section"])(leader, step_size))
+    np.testing.assert_allclose(np.sum(theta, axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SUMS | NORMS)
