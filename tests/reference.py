@@ -74,3 +74,14 @@ def trajectory(optimizer, theta, grads):
         return (theta, state), theta
 
     return jax.lax.scan(step, (theta, optimizer.init(theta)), grads)[1]
+
+
+def train(optimizer, gradient, start, steps):
+    """Returns the parameters and the state after so many steps."""
+
+    def step(_, carry):
+        params, state = carry
+        updates, state = optimizer.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import optax_ftml
+from tests import reference
 
 BOX = optax_ftml.prox.box(-1.0, 1.0)
 CENTRE = {"a": {"w": [3.0, 0.5, -2.0]}, "b": [0.25, 5.0]}
@@ -23,13 +24,10 @@ def ftml(**options):
 
 
 def train(optimizer, params=PARAMS):
-    def step(_, carry):
-        params, state = carry
-        grads = jax.tree.map(lambda p, c: p - c.astype(p.dtype), params, CENTRE)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+    def gradient(params):
+        return jax.tree.map(lambda p, c: p - c.astype(p.dtype), params, CENTRE)
 
-    return jax.lax.fori_loop(0, 400, step, (params, optimizer.init(params)))
+    return reference.train(optimizer, gradient, params, 400)
 
 
 def partition(a, b):

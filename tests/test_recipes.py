@@ -14,6 +14,7 @@ from optax import projections
 
 import optax_ftml
 from optax_ftml import prox
+from tests import reference
 
 OPTIMIZERS = {
     "ftml": lambda lr, f: optax_ftml.ftml(lr, prox=f),
@@ -96,17 +97,9 @@ def test_smallest_strength_at_which_all_is_zero(name, penalty, size):
         schedule = optax.cosine_decay_schedule(0.05, 1500)
         free_bias = prox.by_path({"w": penalty(strength)})
         optimizer = OPTIMIZERS[name](schedule, free_bias)
-
-        def step(_, carry):
-            params, state = carry
-            updates, state = optimizer.update(
-                jax.grad(loss)(params), state, params
-            )
-            return optax.apply_updates(params, updates), state
-
-        params = {"w": jnp.full((4, 2), 0.1), "b": jnp.zeros([])}
-        carry = params, optimizer.init(params)
-        return jax.lax.fori_loop(0, 1500, step, carry)[0]["w"]
+        start = {"w": jnp.full((4, 2), 0.1), "b": jnp.zeros([])}
+        params, _ = reference.train(optimizer, jax.grad(loss), start, 1500)
+        return params["w"]
 
     bias = jnp.log(y.mean() / (1 - y.mean()))
     grads = jax.grad(loss)({"w": jnp.zeros((4, 2)), "b": bias})

@@ -1,8 +1,8 @@
 """The proxes on slices of six numbers, each with its problem for a solver."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cvxpy as cp
 import jax
@@ -14,14 +14,14 @@ from optax_ftml import prox
 
 SIZE = 6
 ROWS = 60  # Of one shape, so that each prox is compiled once for each dtype.
+NEVER = 2.0**63  # The step size in float32 where no gradient has been.
 RNG = np.random.default_rng(7)
 NORMAL = RNG.normal(size=SIZE)
 MATRIX = RNG.normal(size=(2, SIZE))
 LOWER, UPPER = -RNG.uniform(size=SIZE), RNG.uniform(size=SIZE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A prox, its penalty and constraints, and a point of its set.
 
     Attributes:
@@ -30,22 +30,14 @@ class Case:
         problem: A function of a cvxpy variable that returns the penalty and the
             constraints.
         feasible: A point of the set; None for a penalty.
-        is_sliced: Whether any axes, leaves together and slices across leaves
-            are meant by `axis`.
     """
 
     prox: Callable
     problem: Callable
     feasible: np.ndarray | None = None
-    is_sliced: bool = False
 
     def make(self, axis, of=np.asarray):
         return self.prox(axis, of)
-
-
-def shifted(x):
-    """A point with NORMAL @ x = 0.4."""
-    return x + NORMAL * (0.4 - NORMAL @ x) / (NORMAL @ NORMAL)
 
 
 def example():
@@ -57,11 +49,82 @@ def example():
     return names["ellipsoid"]
 
 
+def line(axis):
+    """The axis of a prox that has one: the last of each leaf for None."""
+    return -1 if axis is None else axis
+
+
 ellipsoid = example()
 WEIGHT = np.logspace(-1, 1, SIZE)
 INSIDE = (LOWER + UPPER) / 2
 SECTION = float(NORMAL @ INSIDE)
-CONVEX = {
+# Those whose axis may be any axes, all leaves together, or a mapping.
+SLICED = {
+    "simplex": Case(
+        lambda axis, of: prox.simplex(1.3, axis=axis),
+        lambda t: (0, [t >= 0, cp.sum(t) == 1.3]),
+        np.array([0.7, 0, 0.2, 0.1, 0.3, 0]),
+    ),
+    "simplex_at_most": Case(
+        lambda axis, of: prox.simplex(1.3, at_most=True, axis=axis),
+        lambda t: (0, [t >= 0, cp.sum(t) <= 1.3]),
+        np.array([0.7, 0, 0.2, 0.1, 0, 0]),
+    ),
+    "l1_ball": Case(
+        lambda axis, of: prox.l1_ball(1.3, axis=axis),
+        lambda t: (0, [cp.norm1(t) <= 1.3]),
+        np.array([0.7, 0, -0.2, 0.1, -0.3, 0]),
+    ),
+    "l2_ball": Case(
+        lambda axis, of: prox.l2_ball(1.3, axis=axis),
+        lambda t: (0, [cp.norm2(t) <= 1.3]),
+        np.array([0.7, 0, -0.2, 0.1, -1, 0]),
+    ),
+    "ellipsoid": Case(
+        lambda axis, of: ellipsoid(of(WEIGHT), axis=axis),
+        lambda t: (0, [cp.norm2(cp.multiply(np.sqrt(WEIGHT), t)) <= 1]),
+        np.array([1, 0, -0.3, 0.1, -0.1, 0]),
+    ),
+    "hyperplane": Case(
+        lambda axis, of: prox.hyperplane(of(NORMAL), SECTION, axis=axis),
+        lambda t: (0, [NORMAL @ t == SECTION]),
+        INSIDE,
+    ),
+    "halfspace": Case(
+        lambda axis, of: prox.halfspace(of(NORMAL), -2.4, axis=axis),
+        lambda t: (0, [NORMAL @ t <= -2.4]),
+        -9 * NORMAL,
+    ),
+    "box_section": Case(
+        lambda axis, of: prox.box_section(
+            *map(of, (LOWER, UPPER, NORMAL)), SECTION, axis=axis
+        ),
+        lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t == SECTION]),
+        INSIDE,
+    ),
+    "box_section_at_most": Case(
+        lambda axis, of: prox.box_section(
+            *map(of, (LOWER, UPPER, NORMAL)), -1.0, at_most=True, axis=axis
+        ),
+        lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t <= -1]),
+        np.where(NORMAL > 0, LOWER, UPPER) / 2,
+    ),
+    "group_lasso": Case(
+        lambda axis, of: prox.group_lasso(0.7, axis=axis),
+        lambda t: (0.7 * cp.norm2(t), []),
+    ),
+    "sparse_group_lasso": Case(
+        lambda axis, of: prox.group_lasso(0.7, axis=axis, l1=0.3),
+        lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.norm1(t), []),
+    ),
+    "non_negative_group_lasso": Case(
+        lambda axis, of: prox.group_lasso(
+            0.7, axis=axis, l1=0.3, non_negative=True
+        ),
+        lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.sum(t), [t >= 0]),
+    ),
+}
+CONVEX = SLICED | {
     "box": Case(
         lambda axis, of: prox.box(of(LOWER), of(UPPER)),
         lambda t: (0, [t >= LOWER, t <= UPPER]),
@@ -73,8 +136,7 @@ CONVEX = {
         np.arange(6.0),
     ),
     "l1": Case(
-        lambda axis, of: prox.l1(0.3),
-        lambda t: (0.3 * cp.norm1(t), []),
+        lambda axis, of: prox.l1(0.3), lambda t: (0.3 * cp.norm1(t), [])
     ),
     "non_negative_l1": Case(
         lambda axis, of: prox.l1(0.3, non_negative=True),
@@ -84,103 +146,23 @@ CONVEX = {
         lambda axis, of: prox.elastic_net(0.3, 0.5),
         lambda t: (0.3 * cp.norm1(t) + 0.25 * cp.sum_squares(t), []),
     ),
-    "simplex": Case(
-        lambda axis, of: prox.simplex(1.3, axis=axis),
-        lambda t: (0, [t >= 0, cp.sum(t) == 1.3]),
-        np.array([0.7, 0, 0.2, 0.1, 0.3, 0]),
-        is_sliced=True,
-    ),
-    "simplex_at_most": Case(
-        lambda axis, of: prox.simplex(1.3, at_most=True, axis=axis),
-        lambda t: (0, [t >= 0, cp.sum(t) <= 1.3]),
-        np.array([0.7, 0, 0.2, 0.1, 0, 0]),
-        is_sliced=True,
-    ),
-    "l1_ball": Case(
-        lambda axis, of: prox.l1_ball(1.3, axis=axis),
-        lambda t: (0, [cp.norm1(t) <= 1.3]),
-        np.array([0.7, 0, -0.2, 0.1, -0.3, 0]),
-        is_sliced=True,
-    ),
-    "l2_ball": Case(
-        lambda axis, of: prox.l2_ball(1.3, axis=axis),
-        lambda t: (0, [cp.norm2(t) <= 1.3]),
-        np.array([0.7, 0, -0.2, 0.1, -1, 0]),
-        is_sliced=True,
-    ),
-    "ellipsoid": Case(
-        lambda axis, of: ellipsoid(of(WEIGHT), axis=axis),
-        lambda t: (0, [cp.norm2(cp.multiply(np.sqrt(WEIGHT), t)) <= 1]),
-        np.array([1, 0, -0.3, 0.1, -0.1, 0]),
-        is_sliced=True,
-    ),
-    "hyperplane": Case(
-        lambda axis, of: prox.hyperplane(of(NORMAL), 0.4, axis=axis),
-        lambda t: (0, [NORMAL @ t == 0.4]),
-        shifted(INSIDE),
-        is_sliced=True,
-    ),
-    "halfspace": Case(
-        lambda axis, of: prox.halfspace(of(NORMAL), -2.4, axis=axis),
-        lambda t: (0, [NORMAL @ t <= -2.4]),
-        -9 * NORMAL,
-        is_sliced=True,
-    ),
     "affine_set": Case(
         lambda axis, of: prox.affine_set(MATRIX, 0.5),
         lambda t: (0, [MATRIX @ t == 0.5]),
         np.linalg.lstsq(MATRIX, np.full(2, 0.5))[0],
     ),
-    "box_section": Case(
-        lambda axis, of: prox.box_section(
-            of(LOWER), of(UPPER), of(NORMAL), SECTION, axis=axis
-        ),
-        lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t == SECTION]),
-        INSIDE,
-        is_sliced=True,
-    ),
-    "box_section_at_most": Case(
-        lambda axis, of: prox.box_section(
-            of(LOWER),
-            of(UPPER),
-            of(NORMAL),
-            SECTION - 0.2,
-            at_most=True,
-            axis=axis,
-        ),
-        lambda t: (0, [t >= LOWER, t <= UPPER, NORMAL @ t <= SECTION - 0.2]),
-        INSIDE - 0.3 * NORMAL / (NORMAL @ NORMAL),
-        is_sliced=True,
-    ),
     "monotone": Case(
-        lambda axis, of: prox.monotone(),
+        lambda axis, of: prox.monotone(axis=line(axis)),
         lambda t: (0, [t[1:] >= t[:-1]]),
         np.array([-3, -3, 0.1, 0.7, 0.7, 9]),
     ),
     "decreasing": Case(
-        lambda axis, of: prox.monotone(decreasing=True),
+        lambda axis, of: prox.monotone(axis=line(axis), decreasing=True),
         lambda t: (0, [t[1:] <= t[:-1]]),
         np.array([9, 0.7, 0.7, 0.1, -3, -3]),
     ),
-    "group_lasso": Case(
-        lambda axis, of: prox.group_lasso(0.7, axis=axis),
-        lambda t: (0.7 * cp.norm2(t), []),
-        is_sliced=True,
-    ),
-    "sparse_group_lasso": Case(
-        lambda axis, of: prox.group_lasso(0.7, axis=axis, l1=0.3),
-        lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.norm1(t), []),
-        is_sliced=True,
-    ),
-    "non_negative_group_lasso": Case(
-        lambda axis, of: prox.group_lasso(
-            0.7, axis=axis, l1=0.3, non_negative=True
-        ),
-        lambda t: (0.7 * cp.norm2(t) + 0.3 * cp.sum(t), [t >= 0]),
-        is_sliced=True,
-    ),
     "total_variation": Case(
-        lambda axis, of: prox.total_variation(0.7),
+        lambda axis, of: prox.total_variation(0.7, axis=line(axis)),
         lambda t: (0.7 * cp.norm1(cp.diff(t)), []),
     ),
     "in_metric": Case(
@@ -193,6 +175,7 @@ CONVEX = {
 NOT_CONVEX = {
     "l2_sphere": lambda axis: prox.l2_sphere(1.3, axis=axis),
     "top_k": lambda axis: prox.top_k(2, axis=axis),
+    "n_of_m": lambda axis: prox.n_of_m(2, 3, axis=line(axis)),
     "levels": lambda axis: prox.levels([-1.0, 0.0, 0.5]),
 }
 

@@ -1,13 +1,20 @@
-"""The sets with one equation: rounding, ties, long slices, what moves first."""
+"""What has one unknown: rounding, equals, long slices, complex numbers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optax_ftml import _numerics
 from optax_ftml import prox
 from tests.prox import cases
+
+# These hold the sum of 1, for positive leaders the ball as well.
+SUMS = {
+    "simplex": prox.simplex(axis=-1),
+    "l1_ball": prox.l1_ball(axis=-1),
+    "box_section": prox.box_section(0.0, 1.0, 1.0, 1.0, axis=-1),
+}
+NORMS = {"l2_ball": prox.l2_ball(axis=-1), "l2_sphere": prox.l2_sphere(axis=-1)}
 
 
 @pytest.mark.parametrize("excess", [1e-3, 1e-6, 1e-9, 1e-12])
@@ -35,80 +42,46 @@ def test_a_section_sums_to_its_offset_beside_a_huge_leader_and_step():
     leader = np.float32(rng.normal(size=(100, 6)))
     step_size = np.float32(10 ** rng.uniform(-3, 3, size=(100, 6)))
     leader[:, 5], step_size[:, 5] = -4.6e8, 1e9
-    f = jax.jit(prox.box_section(0.0, 1.0, 1.0, 1.0, axis=1))
-    theta = np.float64(f(leader, step_size))
+    theta = np.float64(jax.jit(SUMS["box_section"])(leader, step_size))
     np.testing.assert_allclose(np.sum(theta, axis=1), 1, rtol=1e-5)
 
 
-def test_ties_share():
-    ones = jnp.ones(8)
-    np.testing.assert_allclose(prox.simplex()(ones, ones), ones / 8)
-    np.testing.assert_allclose(prox.l1_ball()(-ones, ones), -ones / 8)
-
-
-@pytest.mark.parametrize(
-    "f",
-    [
-        prox.simplex(axis=-1),
-        prox.l2_ball(axis=-1),
-        prox.l2_sphere(axis=-1),
-        prox.box_section(0.0, 1.0, 1.0, 1.0, axis=-1),
-    ],
-)
-def test_slices_of_one_number_and_of_none(f):
-    one = f(jnp.full((3, 1), 7.0), jnp.ones((3, 1)))
-    np.testing.assert_allclose(one, np.ones((3, 1)), rtol=1e-6)
+@pytest.mark.parametrize("name", SUMS | NORMS)
+def test_equals_share_alike_and_slices_may_be_empty(name):
+    f = (SUMS | NORMS)[name]
+    for size in (1, 8):
+        theta = f(jnp.full((3, size), 7.0), 1.0)
+        share = 1 / size if name in SUMS else size**-0.5
+        np.testing.assert_allclose(theta, np.full((3, size), share), rtol=1e-6)
     for shape in ((3, 0), (0, 3)):
-        assert f(jnp.ones(shape), jnp.ones(shape)).shape == shape
+        assert f(jnp.ones(shape), 1.0).shape == shape
 
 
-def test_complex_leaves_where_they_have_a_meaning():
-    leader, ones = jnp.array([3 + 4j, 0.0]), jnp.ones(2)
-    group_lasso = prox.group_lasso(4.0, axis=None)
-    for f in (prox.l1_ball(), prox.l2_ball(), prox.l2_sphere(), group_lasso):
-        np.testing.assert_allclose(
-            f(leader, ones), [0.6 + 0.8j, 0], rtol=1e-5, atol=1e-7
-        )
-    with pytest.raises(TypeError, match="simplex"):
-        prox.simplex()(leader, ones)
-
-
-# Shares that want 0.5, with these curvatures: the last has no gradient.
-CURVATURE = np.array([1.0, 10.0, 100.0, 0.0], np.float32)
-# With a multiplier of 0.345, by which the radius is chosen.
-BALL = 0.5 * CURVATURE / (CURVATURE + 0.345)
-SHARES = [0.0495, 0.4550, 0.4955, 0]
-
-
-@pytest.mark.parametrize(
-    ("f", "expected"),
-    [
-        (prox.simplex(), SHARES),
-        (prox.l1_ball(), SHARES),
-        (prox.box_section(0.0, 1.0, 1.0, 1.0), SHARES),
-        (prox.hyperplane(1.0, 1.0), [0.5, 0.5, 0.5, -0.5]),
-        (prox.l2_ball(np.linalg.norm(BALL)), BALL),
-    ],
-)
-def test_what_has_no_gradient_moves_first(f, expected):
-    has_gradient = CURVATURE > 0
-    rate = np.where(has_gradient, 0.3 / np.maximum(CURVATURE, 1), 0)
-    never = _numerics.bound(jnp.float32)
-    steps = np.float32(np.where(has_gradient, rate, never))
-
-    def step(_, theta):
-        return f(theta - rate * CURVATURE * (theta - 0.5), steps)
-
-    theta = jax.lax.fori_loop(0, 500, step, jnp.full(4, 0.25))
-    np.testing.assert_allclose(theta, expected, atol=2e-4)
+def test_a_leader_with_the_right_sum_may_be_outside():
+    leader = jnp.array([1.5, 0.0, -0.5])
+    for f in (SUMS["simplex"], SUMS["box_section"]):
+        np.testing.assert_allclose(f(leader, 1.0), [1, 0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "f",
     [
-        prox.hyperplane(1.0, 1.0),
-        prox.simplex(),
-        prox.box_section(0.0, 1.0, 1.0, 1.0),
+        *(prox.l1(4.0), prox.elastic_net(3.0, 1.0)),
+        *(prox.l1_ball(), prox.l2_ball(), prox.l2_sphere()),
+        prox.group_lasso(4.0, axis=None),
+    ],
+)
+def test_a_complex_leader_that_turns_turns_the_solution(x64, f):
+    leader = jnp.array([3 + 4j, 0])
+    theta, slope = jax.jvp(lambda x: f(x, 1.0), (leader,), (1j * leader,))
+    np.testing.assert_allclose(theta, [0.6 + 0.8j, 0], atol=1e-9)
+    np.testing.assert_allclose(slope, 1j * theta, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        *(prox.hyperplane(1.0, 1.0), SUMS["simplex"], SUMS["box_section"]),
         prox.affine_set(np.ones((1, 3)), 1.0),
     ],
     ids=["hyperplane", "simplex", "box_section", "affine_set"],
@@ -121,27 +94,17 @@ def test_an_equation_has_its_derivative_at_what_is_feasible(f):
     np.testing.assert_allclose(slopes, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["l1_ball", "l2_ball"])
-def test_an_infinite_radius_leaves_leader_and_derivative(name):
-    f = getattr(prox, name)(jnp.inf)
+@pytest.mark.parametrize("make", [prox.l1_ball, prox.l2_ball])
+def test_an_infinite_radius_leaves_leader_and_derivative(make):
     leader, s = jnp.array([3.0, -4.0]), jnp.array([1.0, 0.5])
-    np.testing.assert_array_equal(f(leader, s), leader)
-    of_leader, of_s = jax.jacobian(f, (0, 1))(leader, s)
+    np.testing.assert_array_equal(make(jnp.inf)(leader, s), leader)
+    of_leader, of_s = jax.jacobian(make(jnp.inf), (0, 1))(leader, s)
     np.testing.assert_array_equal(of_leader, np.eye(2))
     np.testing.assert_array_equal(of_s, np.zeros((2, 2)))
 
 
-def test_complex_numbers_have_both_parts_of_their_derivative(x64):
-    leader, s = np.array([0.6 + 0.8j, -0.9j]), np.ones(2)
-    turn = 1e-6 * 1j * leader
-
-    for f in (prox.l1(0.3), prox.l1_ball(1.0), prox.l2_ball(1.0)):
-        _, slope = jax.jvp(lambda x, f=f: f(x, s), (leader,), (turn,))
-        difference = (f(leader + turn, s) - f(leader - turn, s)) / 2
-        np.testing.assert_allclose(slope, difference, atol=1e-12)
-
-
-def test_slices_of_several_leaves_have_one_number():
-    leaves = {"a": jnp.ones(2), "b": jnp.ones(3)}
-    with pytest.raises(ValueError, match="total must be a single array"):
-        prox.simplex({"a": 1.0, "b": 2.0})(leaves, leaves)
+@pytest.mark.parametrize("name", ["simplex", "l2_ball"])
+def test_nothing_alarms_outside_of_jit(name):
+    with jax.debug_infs(True), jax.debug_nans(True):
+        for x, s in ((0.0, 0.0), (0.0, 1.0), (9.0, 0.0), (9.0, 1.0)):
+            (SUMS | NORMS)[name](jnp.full(4, x), jnp.full(4, s))
