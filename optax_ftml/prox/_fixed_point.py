@@ -55,22 +55,22 @@ class _State(NamedTuple):
 
 
 def iterate(
-    residual: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    residual: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     start: jax.Array,
     max_steps: int | jax.Array,
 ) -> _State:
     """Iterates until the residual is good enough, or for so many steps.
 
     Args:
-        residual: A function of z and the number of residuals before. It returns
-            the residual and whether that is not yet good enough.
+        residual: A function of z that returns the residual, and whether it is
+            not yet good enough.
         start: The first z, a vector.
         max_steps: How many residuals to take at most.
     """
 
     def step(now):
         z = now.z + now.move
-        r, goes_on = residual(z, now.number)
+        r, goes_on = residual(z)
         change = jnp.where(now.number > 0, r - now.residual, 0)
         oldest = now.number % MEMORY
         moves = now.moves.at[oldest].set(now.move)
@@ -193,13 +193,12 @@ class Problem:
 
     def tree(self, v: jax.Array) -> Any:
         """Returns a vector as a tree like the leader, in at least float32."""
-        parts = self._unravel(v * self._length)
-        leaves = [
-            (jax.lax.complex(*part) if jnp.iscomplexobj(x) else part).astype(
-                x.dtype
-            )
-            for x, part in zip(self._leaves, parts, strict=True)
-        ]
+
+        def leaf(x, part):
+            part = jax.lax.complex(*part) if jnp.iscomplexobj(x) else part
+            return part.astype(x.dtype)
+
+        leaves = map(leaf, self._leaves, self._unravel(v * self._length))
         return jax.tree.unflatten(self._structure, leaves)
 
 

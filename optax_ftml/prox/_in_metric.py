@@ -117,11 +117,9 @@ def in_metric(
 def _solve(at, x, s, middle, tolerance, max_iterations):
     """Returns z = (s + middle) q, and the last alpha."""
 
-    def is_far(theta, residual, alpha, number):
-        # What is left after so long is more and more the rounding of f's.
-        late = jnp.maximum(number - 40, 0) / 20
+    def is_far(theta, residual, alpha):
         size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
-        rounding = jnp.finfo(x.dtype).eps * (size + late)
+        rounding = 4 * jnp.finfo(x.dtype).eps * size
         seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
         # Strong convexity bounds it by the norm of a subgradient.
         bound = seen * (1 - s / alpha) / jnp.sqrt(s)
@@ -130,9 +128,9 @@ def _solve(at, x, s, middle, tolerance, max_iterations):
     def with_one_alpha(now):
         q, alpha, number, _ = now
 
-        def residual(z, n):
+        def residual(z):
             theta, residual = at(z / (s + alpha), alpha)
-            return residual, is_far(theta, residual, alpha, number + n)
+            return residual, is_far(theta, residual, alpha)
 
         end = _fixed_point.iterate(
             residual, (s + alpha) * q, _fixed_point.MEMORY + 1 + number // 2

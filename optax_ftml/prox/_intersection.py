@@ -90,7 +90,7 @@ def intersection(
             return points[-1], jnp.ravel(moved / jnp.sqrt(s))
 
         def solve(start):
-            def step(z, _):
+            def step(z):
                 theta, residual = in_turn(z)
                 return residual, _is_far(z, theta, residual, x, s, tolerance)
 
