@@ -93,28 +93,29 @@ def in_metric(
             return leader
         problem = _fixed_point.Problem("in_metric", leader, step_size)
         x, s = problem.x, problem.s
-        middle = jax.lax.stop_gradient(jnp.sqrt(jnp.min(s) * jnp.max(s)))
 
-        def at(q, alpha):
-            """Returns theta and the residual."""
+        def split(q, alpha):
+            """Returns theta, and the residual that is 0 at the solution."""
             point = x + (s - alpha) * q
             theta = problem.apply(f, point, alpha * problem.largest)
             return theta, theta - x - s * q
 
-        # Every alpha has the same root, and z = (s + middle) q.
+        middle = jnp.sqrt(jnp.min(s) * jnp.max(s))
+        middle = jax.lax.stop_gradient(middle)
+        # The solution is that of every alpha, and so is its derivative.
         z, alpha = _fixed_point.root(
-            lambda z: at(z / (s + middle), middle)[1],
-            lambda z: _solve(at, x, s, middle, tolerance, max_iterations),
+            lambda z: split(z / (s + middle), middle)[1],
+            lambda z: _solve(split, x, s, middle, tolerance, max_iterations),
             jnp.zeros_like(x),
             tolerance,
         )
-        theta, _ = at(z / (s + middle), alpha)
+        theta, _ = split(z / (s + middle), alpha)
         return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return prox
 
 
-def _solve(at, x, s, middle, tolerance, max_iterations):
+def _solve(split, x, s, middle, tolerance, max_iterations):
     """Returns z = (s + middle) q, and the last alpha."""
 
     def is_far(theta, residual, alpha):
@@ -129,7 +130,7 @@ def _solve(at, x, s, middle, tolerance, max_iterations):
         q, alpha, number, _ = now
 
         def residual(z):
-            theta, residual = at(z / (s + alpha), alpha)
+            theta, residual = split(z / (s + alpha), alpha)
             return residual, is_far(theta, residual, alpha)
 
         end = _fixed_point.iterate(

@@ -81,13 +81,15 @@ def intersection(
         x, s = problem.x, problem.s
 
         def in_turn(z):
-            """Returns the last point, and the residual at p = sqrt(s) z."""
+            """Returns the last point, and the residual for p = sqrt(s) z."""
             p = jnp.sqrt(s) * z.reshape(-1, x.size)
-            points = [problem.apply(proxes[0], x - jnp.sum(p, 0), step_size)]
+            theta = problem.apply(proxes[0], x - jnp.sum(p, 0), step_size)
+            changes = []
             for prox, p_k in zip(proxes[1:], p, strict=True):
-                points.append(problem.apply(prox, points[-1] + p_k, step_size))
-            moved = -jnp.diff(jnp.stack(points), axis=0)
-            return points[-1], jnp.ravel(moved / jnp.sqrt(s))
+                before = theta
+                theta = problem.apply(prox, before + p_k, step_size)
+                changes.append(before - theta)
+            return theta, jnp.ravel(jnp.stack(changes) / jnp.sqrt(s))
 
         def solve(start):
             def step(z):
@@ -110,9 +112,9 @@ def intersection(
 
 def _is_far(z, theta, residual, x, s, tolerance):
     """Whether the proxes' points are too far apart."""
+    z, residual = (jnp.abs(a).reshape(-1, x.size) for a in (z, residual))
     size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
-    rounding = jnp.abs(z).reshape(-1, x.size) + size
-    rounding = 4 * jnp.finfo(x.dtype).eps * jnp.ravel(rounding)
-    apart = jnp.maximum(jnp.abs(residual) - rounding, 0)
+    rounding = 4 * jnp.finfo(x.dtype).eps * (size + z)
+    apart = jnp.ravel(jnp.maximum(residual - rounding, 0))
     # The solution may be farther than the points are from each other.
     return norm(apart) > tolerance / 100 * norm((theta - x) / jnp.sqrt(s))

@@ -106,14 +106,10 @@ def test_training_ends_on_the_best_transport():
     np.testing.assert_allclose(jnp.sum(x, 1), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "word"),
-    [
-        (lambda: prox.intersection(), ValueError, "at least one"),
-        (lambda: prox.intersection(3), TypeError, "prox"),
-        (lambda: prox.intersection(min, tolerance=0.0), Exception, "."),
-    ],
-)
-def test_impossible_arguments_are_named(make, error, word):
-    with pytest.raises(error, match=word):
-        make()
+def test_impossible_arguments_are_named():
+    with pytest.raises(ValueError, match="at least one"):
+        prox.intersection()
+    with pytest.raises(TypeError, match="prox"):
+        prox.intersection(3)
+    with pytest.raises(ValueError, match="tolerance"):
+        prox.intersection(prox.simplex(), tolerance=0.0)
