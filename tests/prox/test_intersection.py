@@ -46,12 +46,7 @@ def nearest(constraints, leader, step_size):
     theta = cp.Variable(leader.shape)
     root = np.sqrt(np.max(step_size) / step_size)
     distance = cp.sum_squares(cp.multiply(root, theta - leader)) / 2
-    cp.Problem(cp.Minimize(distance), constraints(theta)).solve(
-        solver="CLARABEL",
-        tol_gap_abs=1e-11,
-        tol_gap_rel=1e-11,
-        tol_feas=1e-11,
-    )
+    cases.minimise(distance, constraints(theta), 1e-11)
     return theta.value
 
 
