@@ -9,7 +9,6 @@ the move went too far, and the plain step from the point before replaces it.
 be small and all but constant.) While it hardly changes, the steps double.
 """
 
-import functools
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +19,10 @@ import jax.flatten_util
 import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 
+from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
-
-Arrays = list[jax.Array]
 
 MEMORY = 3  # moves
 BACK = 0.1  # how far back a residual may point, relative to the one before
@@ -39,237 +37,188 @@ class _State(NamedTuple):
         z: The last point that was good enough to stay.
         residual: Its residual.
         move: What is added to z next.
-        is_plain: Whether the next point stays in any case.
-        stretch: How many residuals long a move is where these are constant.
-        moves: The last moves, with an axis in front.
+        stretch: How many residuals long a plain step is.
+        moves: The last moves, one per row.
         changes: What they added to the residual.
         goes_on: Whether the solution is not yet good enough.
         number: How many residuals there have been.
     """
 
-    z: Any
-    residual: Any
-    move: Any
-    is_plain: jax.Array  # () bool
-    stretch: jax.Array  # ()
-    moves: Any
-    changes: Any
-    goes_on: jax.Array  # () bool
-    number: jax.Array  # () int32
+    z: jax.Array
+    residual: jax.Array
+    move: jax.Array
+    stretch: jax.Array | float
+    moves: jax.Array
+    changes: jax.Array
+    goes_on: jax.Array | bool
+    number: jax.Array | int
 
 
 def iterate(
-    residual: Callable[[Any, jax.Array], tuple[Any, jax.Array]],
-    start: Any,
+    residual: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    start: jax.Array,
     max_steps: int | jax.Array,
 ) -> _State:
     """Iterates until the residual is good enough, or for so many steps.
 
     Args:
-        residual: A function of z and the number of residuals before. It returns
-            the residual and whether that is not yet good enough.
-        start: The first z.
+        residual: A function of z that returns the residual, and whether it is
+            not yet good enough.
+        start: The first z, a vector.
         max_steps: How many residuals to take at most.
     """
-    dtype = _numerics.at_least_float32(*jax.tree.leaves(start))
 
     def step(now):
-        z = jax.tree.map(jnp.add, now.z, now.move)
-        there, goes_on = residual(z, now.number)
-        change = jax.tree.map(
-            lambda new, old: jnp.where(now.number == 0, 0, new - old),
-            there,
-            now.residual,
-        )
-        moves, changes = jax.tree.map(
-            lambda last, new: last.at[now.number % MEMORY].set(new),
-            (now.moves, now.changes),
-            (now.move, change),
-        )
-        along = dot(there, now.move) >= -BACK * dot(now.residual, now.move)
-        stays = along | now.is_plain | ~goes_on
-        z, r = jax.tree.map(
-            functools.partial(jnp.where, stays),
-            (z, there),
-            (now.z, now.residual),
-        )
-        is_constant = stays & (
-            dot(change, change) < CONSTANT**2 * dot(now.residual, now.residual)
-        )
+        z = now.z + now.move
+        r, goes_on = residual(z)
+        change = jnp.where(now.number > 0, r - now.residual, 0)
+        oldest = now.number % MEMORY
+        moves = now.moves.at[oldest].set(now.move)
+        changes = now.changes.at[oldest].set(change)
+
+        was_plain = jnp.all(now.move == now.residual)
+        is_along = dot(r, now.move) >= -BACK * dot(now.residual, now.move)
+        stays = is_along | was_plain | ~goes_on
+        z = jnp.where(stays, z, now.z)
+        r = jnp.where(stays, r, now.residual)
+
+        is_constant = stays & (norm(change) < CONSTANT * norm(now.residual))
         stretch = jnp.where(is_constant, 2 * now.stretch, 1)
-        plain = jax.tree.map(lambda r: r * stretch.astype(r.dtype), r)
         move = _anderson(r, moves, changes)
         is_plain = ~stays | is_constant | (dot(r, move) <= 0)
-        return _State(
-            z=z,
-            residual=r,
-            move=jax.tree.map(
-                functools.partial(jnp.where, is_plain), plain, move
-            ),
-            is_plain=is_plain & ~is_constant,
-            stretch=stretch,
-            moves=moves,
-            changes=changes,
-            goes_on=goes_on,
-            number=now.number + 1,
-        )
+        move = jnp.where(is_plain, stretch * r, move)
+        number = now.number + 1
+        return _State(z, r, move, stretch, moves, changes, goes_on, number)
 
-    zeros = jax.tree.map(jnp.zeros_like, start)
-    none = jax.tree.map(lambda x: jnp.zeros((MEMORY, *x.shape), x.dtype), start)
+    zeros = jnp.zeros_like(start)
+    none = jnp.zeros((MEMORY, start.size), start.dtype)
     return jax.lax.while_loop(
         lambda now: now.goes_on & (now.number < max_steps),
         step,
-        _State(
-            z=start,
-            residual=zeros,
-            move=zeros,
-            is_plain=jnp.ones([], bool),
-            stretch=jnp.ones([], dtype),
-            moves=none,
-            changes=none,
-            goes_on=jnp.ones([], bool),
-            number=jnp.zeros([], jnp.int32),
-        ),
+        _State(start, zeros, zeros, 1.0, none, none, True, 0),
     )
 
 
 def _anderson(residual, moves, changes):
     """Returns the move to where a linear residual would be 0.
 
-    That is residual - (moves + changes) @ shares, with the shares for which
-    changes @ shares is nearest to the residual.
+    That is residual - shares @ (moves + changes), with the shares for which
+    shares @ changes is nearest to the residual.
     """
-    products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
-    sizes = jnp.sqrt(jnp.diagonal(products))
-    scale = 1 / jnp.where(sizes > 0, sizes, 1)
-    ridge = 10 * jnp.finfo(scale.dtype).eps * jnp.eye(MEMORY, dtype=scale.dtype)
-    shares = scale * jnp.linalg.solve(
-        products * jnp.outer(scale, scale) + ridge,
-        scale * jax.vmap(dot, (0, None))(changes, residual),
-    )
-    return jax.tree.map(
-        lambda r, m, c: r - jnp.tensordot(shares.astype(r.dtype), m + c, 1),
-        residual,
-        moves,
-        changes,
-    )
+    sizes = norm(changes)
+    sizes = jnp.where(sizes > 0, sizes, 1)
+    units = changes / sizes[:, None]
+    ridge = 10 * jnp.finfo(sizes.dtype).eps * jnp.eye(MEMORY, dtype=sizes.dtype)
+    products = dot(units[:, None], units) + ridge
+    shares = jnp.linalg.solve(products, dot(units, residual)) / sizes
+    return residual - dot(shares, (moves + changes).T)
 
 
-def dot(a: Any, b: Any) -> jax.Array:
-    """The inner product of two trees."""
-    products = jax.tree.leaves(jax.tree.map(jnp.multiply, a, b))
-    dtype = _numerics.at_least_float32(*products)
-    sums = [jnp.sum(x).astype(dtype) for x in products]
-    return functools.reduce(jnp.add, sums)
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns inner products, more exact than those of `@` on accelerators."""
+    return jnp.sum(a * b, axis=-1)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def norm(a: jax.Array) -> jax.Array:
+    """Returns Euclidean norms."""
+    return jnp.sqrt(dot(a, a))
+
+
 def root(
-    residual: Callable, solve: Callable, tolerance: float, *arguments: Any
-) -> tuple[Any, Any]:
-    """Returns the z where the residual is 0, and its derivative.
+    residual: Callable, solve: Callable, start: jax.Array, tolerance: float
+) -> tuple[jax.Array, Any]:
+    """Returns the z where the residual is 0, with its derivative.
 
     Args:
-        residual: A function of z, of what more `solve` returns, and of the
-            arguments. It closes over nothing that has a derivative.
-        solve: A function of the arguments that returns z, and what z does not
-            depend on.
+        residual: A function of z. What it closes over may have derivatives.
+        solve: A function of `start` that returns z, and what z does not depend
+            on.
+        start: The first z, a vector.
         tolerance: The relative error of the linear equation for the derivative.
-        *arguments: What z depends on.
     """
-    del residual, tolerance
-    return solve(*arguments)
 
-
-@root.defjvp
-def _root_jvp(residual, solve, tolerance, arguments, tangents):
-    z, more = root(residual, solve, tolerance, *arguments)
-    _, change = jax.jvp(lambda *a: residual(z, more, *a), arguments, tangents)
-    _, slope = jax.linearize(lambda z: residual(z, more, *arguments), z)
-    # One vector, for JAX cannot transpose where some of several are known.
-    change, as_tree = jax.flatten_util.ravel_pytree(change)
-
-    def matvec(v):
-        return jax.flatten_util.ravel_pytree(slope(as_tree(v)))[0]
-
-    def invert(matvec, v):
+    def invert(matvec, y):
         return jax.scipy.sparse.linalg.gmres(
-            matvec, v, tol=tolerance, maxiter=50, solve_method="incremental"
+            matvec, y, tol=tolerance, maxiter=50, solve_method="incremental"
         )[0]
 
-    # GMRES alone has no transpose.
-    tangent = jax.lax.custom_linear_solve(matvec, -change, invert, invert)
-    zeros = jax.tree.map(jnp.zeros_like, more)
-    return (z, more), (as_tree(tangent), zeros)
+    return jax.lax.custom_root(
+        residual,
+        start,
+        lambda _, start: solve(start),
+        # GMRES alone has no transpose.
+        lambda slope, y: jax.lax.custom_linear_solve(slope, y, invert, invert),
+        has_aux=True,
+    )
 
 
 class Problem:
-    """A leader and its step sizes as lists of real arrays, without units.
+    """A leader and its step sizes as two real vectors, without units.
 
     Attributes:
-        leaves: The leader's leaves, in at least float32.
-        x: The same over their length, the two parts of a complex one apart.
-        s: Their relative step sizes. Those below rounding of the largest are
+        x: The leader over its length, in at least float32. Complex numbers are
+            two.
+        s: The relative step sizes. Those below rounding of the largest are
             raised to it. Where there has been no gradient yet the step size is
             that of the others many times, and these go first.
-        length: The power of 2 next to the largest leader, of shape ().
         largest: The largest step size where there has been a gradient, of shape
             (); 0 if there has been none at all.
     """
 
     def __init__(self, name: str, leader: Any, step_size: Any):
-        _, self.leaves, steps = _checks.leaves_of(
+        _, self._leaves, steps = _checks.leaves_of(
             name, leader, step_size, is_complex=True
         )
         self._structure = jax.tree.structure(leader)
-        axes = [tuple(range(x.ndim)) for x in self.leaves]
-        slices = _slices.Slices(self.leaves, steps, axes)
-        live = [jnp.where(_slices.is_unresisted(s), 0, s) for s in steps]
-        sizes = slices.map(jnp.abs, self.leaves)
-        self.largest = jax.lax.stop_gradient(slices.max(live))
-        _, power = jnp.frexp(jax.lax.stop_gradient(slices.max(sizes)))
-        self.length = jnp.ldexp(jnp.ones_like(self.largest), power)
-        relative = [
-            jnp.clip(s, jnp.finfo(s.dtype).eps, FIRST)
-            for s in slices.relative_step_sizes()
-        ]
-        self.x = self.parts(self.leaves, self.length)
-        self.s = [
-            s
-            for x, s in zip(self.leaves, relative, strict=True)
-            for _ in _parts(x)
-        ]
+        parts = list(map(_parts, self._leaves))
+        x, self._unravel = _ravel(parts)
+        _, power = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(x))))
+        self._length = jnp.ldexp(jnp.ones([], x.dtype), power)
+        self.x = x / self._length
 
-    def parts(self, leaves: list[jax.Array], length: jax.Array) -> Arrays:
-        """Returns leaves as `x` is."""
-        parts = [part for x in leaves for part in _parts(x)]
-        return [x / length.astype(x.dtype) for x in parts]
+        steps = [jnp.where(_slices.is_unresisted(s), jnp.inf, s) for s in steps]
+        s, _ = _ravel(map(jnp.broadcast_to, steps, map(jnp.shape, parts)))
+        live = jnp.where(s < jnp.inf, s, 0)
+        self.largest = jax.lax.stop_gradient(jnp.max(live))
+        relative = s / jnp.where(self.largest > 0, self.largest, 1)
+        self.s = jnp.clip(relative, jnp.finfo(s.dtype).eps, FIRST)
 
-    def tree(self, parts: Arrays, length: jax.Array) -> Any:
-        """Returns such a list as a tree like the leader."""
-        rest = iter([x * length.astype(x.dtype) for x in parts])
-        leaves = [
-            jax.lax.complex(next(rest), next(rest))
-            if jnp.iscomplexobj(x)
-            else next(rest)
-            for x in self.leaves
-        ]
+    def apply(self, prox: Callable, v: jax.Array, step_size: Any) -> jax.Array:
+        """Returns what a function makes of a vector's tree."""
+        tree = self.tree(v)
+        theta = prox(tree, step_size)
+        _shared_checks.check_like_leader(theta, tree)
+        theta, _ = _ravel(map(_parts, jax.tree.leaves(theta)))
+        return theta / self._length
+
+    def tree(self, v: jax.Array) -> Any:
+        """Returns a vector as a tree like the leader, in at least float32."""
+
+        def leaf(x, part):
+            part = jax.lax.complex(*part) if jnp.iscomplexobj(x) else part
+            return part.astype(x.dtype)
+
+        leaves = map(leaf, self._leaves, self._unravel(v * self._length))
         return jax.tree.unflatten(self._structure, leaves)
 
 
 def _parts(x):
-    return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    """Returns complex numbers as two."""
+    return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
 
 
-def each(function: Callable, *lists: Arrays) -> Arrays:
-    """Maps over the arrays of lists."""
-    return [function(*arrays) for arrays in zip(*lists, strict=True)]
+def _ravel(arrays):
+    """Returns arrays as one vector in the widest dtype, and the way back."""
+    arrays = list(arrays)
+    dtype = _numerics.at_least_float32(*arrays)
+    return jax.flatten_util.ravel_pytree([x.astype(dtype) for x in arrays])
 
 
 def check(tolerance: Any, max_iterations: Any) -> None:
     """Raises unless the arguments of a prox that iterates are possible."""
-    if not isinstance(tolerance, numbers.Real) or isinstance(tolerance, bool):
-        raise TypeError(f"tolerance must be a number, got {tolerance!r}.")
-    if not float(tolerance) > 0:
-        raise ValueError(f"tolerance must be above 0, got {tolerance!r}.")
+    is_number = isinstance(tolerance, numbers.Real)
+    is_number &= not isinstance(tolerance, bool)
+    got = repr(tolerance)
+    _shared_checks.check(is_number, "tolerance", "a number", got, TypeError)
+    _shared_checks.check(tolerance > 0, "tolerance", "above 0", got)
     _checks.check_integer("max_iterations", max_iterations, 1)

@@ -1,7 +1,5 @@
 """Any Euclidean prox or projection, made one in the metric."""
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +11,7 @@ from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _fixed_point
 from optax_ftml.prox._fixed_point import dot
-from optax_ftml.prox._fixed_point import each
+from optax_ftml.prox._fixed_point import norm
 
 
 def in_metric(
@@ -94,105 +92,60 @@ def in_metric(
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
         problem = _fixed_point.Problem("in_metric", leader, step_size)
+        x, s = problem.x, problem.s
 
-        def euclidean(x, alpha, length, largest):
-            tree = problem.tree(x, length)
-            theta = f(tree, alpha * largest)
-            _shared_checks.check_like_leader(theta, tree)
-            return problem.parts(jax.tree.leaves(theta), length)
+        def split(q, alpha):
+            """Returns theta, and the residual that is 0 at the solution."""
+            point = x + (s - alpha) * q
+            theta = problem.apply(f, point, alpha * problem.largest)
+            return theta, theta - x - s * q
 
-        units = problem.length, problem.largest
-        euclidean, constants = jax.closure_convert(
-            euclidean, problem.x, problem.length, *units
-        )
-        arguments = problem.x, problem.s, (*units, *constants)
-        at = functools.partial(_theta_and_residual, euclidean)
-        solution = _fixed_point.root(
-            lambda *arguments: at(*arguments)[1],
-            functools.partial(_solve, at, tolerance, max_iterations),
+        middle = jnp.sqrt(jnp.min(s) * jnp.max(s))
+        middle = jax.lax.stop_gradient(middle)
+        # The solution is that of every alpha, and so is its derivative.
+        z, alpha = _fixed_point.root(
+            lambda z: split(z / (s + middle), middle)[1],
+            lambda z: _solve(split, x, s, middle, tolerance, max_iterations),
+            jnp.zeros_like(x),
             tolerance,
-            *arguments,
         )
-        theta, _ = at(*solution, *arguments)
-        theta = problem.tree(theta, problem.length)
-        return _checks.tree_of(jax.tree.leaves(theta), leader)
+        theta, _ = split(z / (s + middle), alpha)
+        return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return prox
 
 
-def _theta_and_residual(euclidean, z, alpha, x, s, rest):
-    """Returns theta and the residual at z = (s + alpha) q."""
+def _solve(split, x, s, middle, tolerance, max_iterations):
+    """Returns z = (s + middle) q, and the last alpha."""
 
-    def point(x, s, z):
-        a = alpha.astype(s.dtype)
-        return x + (s - a) / (s + a) * z
-
-    def residual(theta, x, s, z):
-        return theta - x - s / (s + alpha.astype(s.dtype)) * z
-
-    theta = euclidean(each(point, x, s, z), alpha, *rest)
-    return theta, each(residual, theta, x, s, z)
-
-
-def _solve(at, tolerance, max_iterations, x, s, rest):
-    """Returns z and alpha at which the residual vanishes."""
-
-    def goes_on(theta, residual, alpha, number):
-        # What is left after so long is more and more the rounding of f's.
-        late = jnp.maximum(number - 40, 0) / 20
-
-        def distance(theta, residual, x, s):
-            size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
-            rounding = jnp.finfo(x.dtype).eps * (size + late.astype(x.dtype))
-            seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
-            # Strong convexity bounds it by the norm of a subgradient.
-            return seen * (1 - s / alpha.astype(s.dtype)) / jnp.sqrt(s)
-
-        bound = each(distance, theta, residual, x, s)
-        moved = each(jnp.subtract, theta, x)
-        return dot(bound, bound) > tolerance**2 * dot(moved, moved)
+    def is_far(theta, residual, alpha):
+        size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
+        rounding = 4 * jnp.finfo(x.dtype).eps * size
+        seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
+        # Strong convexity bounds it by the norm of a subgradient.
+        bound = seen * (1 - s / alpha) / jnp.sqrt(s)
+        return norm(bound) > tolerance * norm(theta - x)
 
     def with_one_alpha(now):
-        z, alpha, steps, number, _ = now
+        q, alpha, number, _ = now
 
-        def step(z, n):
-            theta, residual = at(z, alpha, x, s, rest)
-            return residual, goes_on(theta, residual, alpha, number + n)
+        def residual(z):
+            theta, residual = split(z / (s + alpha), alpha)
+            return residual, is_far(theta, residual, alpha)
 
-        end = _fixed_point.iterate(step, z, steps)
-        # Where the bound is least, for this residual.
+        end = _fixed_point.iterate(
+            residual, (s + alpha) * q, _fixed_point.MEMORY + 1 + number // 2
+        )
         r = end.residual
-        best = dot(r, each(jnp.multiply, s, r)) / dot(r, r)
-        best = jnp.where(end.goes_on & (best > 0), best, alpha)
+        q = jnp.where(end.goes_on, end.z + r, end.z) / (s + alpha)
+        # Where the bound is least, for this residual.
+        best = dot(r, s * r) / dot(r, r)
+        alpha = jnp.where(end.goes_on & (best > 0), best, alpha)
+        return q, alpha, number + end.number, end.goes_on
 
-        def same_q(z, r, s):
-            old, new = alpha.astype(s.dtype), best.astype(s.dtype)
-            return jnp.where(end.goes_on, (z + r) * ((s + new) / (s + old)), z)
-
-        z = each(same_q, end.z, r, s)
-        return z, best, 3 * steps // 2, number + end.number, end.goes_on
-
-    z, alpha, *_ = jax.lax.while_loop(
+    q, alpha, _, _ = jax.lax.while_loop(
         lambda now: now[-1] & (now[-2] < max_iterations),
         with_one_alpha,
-        (
-            each(jnp.zeros_like, x),
-            _geometric_mean(s),
-            jnp.asarray(_fixed_point.MEMORY + 1, jnp.int32),
-            jnp.zeros([], jnp.int32),
-            jnp.ones([], bool),
-        ),
+        (jnp.zeros_like(x), middle, 0, True),
     )
-    return z, alpha
-
-
-def _geometric_mean(s):
-    """Of the smallest and the largest."""
-    dtype = _numerics.at_least_float32(*s)
-    ends = (
-        functools.reduce(
-            between, [within(x).astype(dtype) for x in s if x.size]
-        )
-        for within, between in ((jnp.min, jnp.minimum), (jnp.max, jnp.maximum))
-    )
-    return jnp.sqrt(math.prod(ends))
+    return (s + middle) * q, alpha

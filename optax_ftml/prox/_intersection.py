@@ -1,7 +1,5 @@
 """Several sets and penalties at once."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -9,8 +7,7 @@ from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _fixed_point
-from optax_ftml.prox._fixed_point import dot
-from optax_ftml.prox._fixed_point import each
+from optax_ftml.prox._fixed_point import norm
 
 
 def intersection(
@@ -81,65 +78,43 @@ def intersection(
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
         problem = _fixed_point.Problem("intersection", leader, step_size)
+        x, s = problem.x, problem.s
 
-        def apply(prox, x, length, step_size):
-            tree = problem.tree(x, length)
-            theta = prox(tree, step_size)
-            _shared_checks.check_like_leader(theta, tree)
-            return problem.parts(jax.tree.leaves(theta), length)
-
-        def in_turn(z, x, s, *rest):
-            """Returns the last point and the residuals at p = sqrt(s) z."""
-            roots, residuals = each(jnp.sqrt, s), []
-            p = [each(jnp.multiply, roots, z_k) for z_k in z]
-            x = functools.reduce(
-                lambda x, p_k: each(jnp.subtract, x, p_k), p, x
-            )
-            theta = apply(proxes[0], x, *rest)
+        def in_turn(z):
+            """Returns the last point, and the residual for p = sqrt(s) z."""
+            p = jnp.sqrt(s) * z.reshape(-1, x.size)
+            theta = problem.apply(proxes[0], x - jnp.sum(p, 0), step_size)
+            changes = []
             for prox, p_k in zip(proxes[1:], p, strict=True):
                 before = theta
-                theta = apply(prox, each(jnp.add, before, p_k), *rest)
-                moved = each(jnp.subtract, before, theta)
-                residuals.append(each(jnp.divide, moved, roots))
-            return theta, residuals
+                theta = problem.apply(prox, before + p_k, step_size)
+                changes.append(before - theta)
+            return theta, jnp.ravel(jnp.stack(changes) / jnp.sqrt(s))
 
-        arguments = problem.x, problem.s, problem.length, step_size
-        start = [each(jnp.zeros_like, problem.x) for _ in proxes[1:]]
-        in_turn, constants = jax.closure_convert(in_turn, start, *arguments)
-        arguments = *arguments, *constants
-
-        def solve(x, s, *rest):
-            def step(z, _):
-                theta, residuals = in_turn(z, x, s, *rest)
-                return residuals, _goes_on(z, theta, residuals, x, s, tolerance)
+        def solve(start):
+            def step(z):
+                theta, residual = in_turn(z)
+                return residual, _is_far(z, theta, residual, x, s, tolerance)
 
             return _fixed_point.iterate(step, start, max_iterations).z, ()
 
         z, _ = _fixed_point.root(
-            lambda z, _, *arguments: in_turn(z, *arguments)[1],
+            lambda z: in_turn(z)[1],
             solve,
+            jnp.zeros((len(proxes) - 1) * x.size, x.dtype),
             tolerance,
-            *arguments,
         )
-        theta, _ = in_turn(z, *arguments)
-        theta = problem.tree(theta, problem.length)
-        return _checks.tree_of(jax.tree.leaves(theta), leader)
+        theta, _ = in_turn(z)
+        return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return f
 
 
-def _goes_on(z, theta, residuals, x, s, tolerance):
+def _is_far(z, theta, residual, x, s, tolerance):
     """Whether the proxes' points are too far apart."""
-
-    def beyond_rounding(residual, z, theta, x, s):
-        size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
-        rounding = 4 * jnp.finfo(x.dtype).eps * (size + jnp.abs(z))
-        return jnp.maximum(jnp.abs(residual) - rounding, 0)
-
-    apart = [
-        each(beyond_rounding, r, z_k, theta, x, s)
-        for r, z_k in zip(residuals, z, strict=True)
-    ]
-    moved = each(lambda theta, x, s: (theta - x) / jnp.sqrt(s), theta, x, s)
+    z, residual = (jnp.abs(a).reshape(-1, x.size) for a in (z, residual))
+    size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
+    rounding = 4 * jnp.finfo(x.dtype).eps * (size + z)
+    apart = jnp.ravel(jnp.maximum(residual - rounding, 0))
     # The solution may be farther than the points are from each other.
-    return dot(apart, apart) > (tolerance / 100) ** 2 * dot(moved, moved)
+    return norm(apart) > tolerance / 100 * norm((theta - x) / jnp.sqrt(s))

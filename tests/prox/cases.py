@@ -215,9 +215,10 @@ def draw_rows(rng, decades=4):
     return [np.stack(arrays) for arrays in zip(*pairs, strict=True)]
 
 
-def minimise(objective, constraints):
+def minimise(objective, constraints, tolerance=1e-9):
     """Returns the least objective that Clarabel finds."""
-    tolerances = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-9)
+    names = "tol_gap_abs", "tol_gap_rel", "tol_feas"
+    tolerances = dict.fromkeys(names, tolerance)
     problem = cp.Problem(cp.Minimize(objective), constraints)
     return problem.solve(solver="CLARABEL", **tolerances)
 

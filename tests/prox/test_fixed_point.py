@@ -1,5 +1,6 @@
-"""in_metric beside the direct proxes: float32, derivatives, huge leaders."""
+"""What iterates, beside proxes that need not: derivatives, units, no leaves."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,52 +8,58 @@ import pytest
 
 from optax_ftml import prox
 from tests.prox import cases
+from tests.prox import test_in_metric
 
-EUCLIDEAN = [
-    *("simplex", "l1_ball", "l2_ball", "hyperplane", "halfspace"),
-    *("group_lasso", "total_variation"),
-]
+SHARES = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
 
 
-def from_euclidean(name, **settings):
-    """The prox with one step size for all, made one in the metric."""
-    f = cases.CONVEX[name].make(None)
-    return prox.in_metric(
-        lambda x, step_size: f(x, jnp.full(x.shape, step_size)), **settings
+def of_leaves(f):
+    """The prox of two leaves as that of one."""
+    return lambda *arguments: jnp.concatenate(
+        f(*([a[:2], a[2:]] for a in arguments))
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EUCLIDEAN)
-def test_in_metric_in_float32_is_close_over_six_decades(x64, name):
-    arguments = map(np.float32, cases.draw_rows(np.random.default_rng(3), 6))
-    leader, s = arguments
-    theta = jax.jit(jax.vmap(from_euclidean(name)))(leader, s)
-    exact = jax.jit(jax.vmap(cases.CONVEX[name].make(None)))(
-        np.float64(leader), np.float64(s)
+PAIRS = {
+    name: (
+        # However many iterations there may be.
+        test_in_metric.from_euclidean(name, 1e-12, max_iterations=10**9),
+        cases.CONVEX[name].make(None),
     )
-    errors = np.max(np.abs(theta - exact) / (1 + np.abs(exact)), axis=-1)
-    # Of a thousand draws rounding leaves one or two further off.
-    assert np.sum(errors > 3e-5) <= 2
-    assert np.max(errors) < 5e-3
+    for name in ("simplex", "l2_ball", "group_lasso")
+}
+PAIRS["intersection"] = (
+    of_leaves(
+        prox.intersection(
+            prox.hyperplane(1.0, 1.0), prox.box(0.0, 0.4), tolerance=1e-12
+        )
+    ),
+    prox.box_section(0.0, 0.4, 1.0, 1.0),
+)
+QUICK = "simplex", "intersection"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["simplex", "l2_ball", "group_lasso"])
-def test_gradients_in_metric_end_at_those_of_the_direct_prox(x64, name):
-    # However many iterations there may be.
-    f = from_euclidean(name, tolerance=1e-12, max_iterations=10**9)
-    arguments = cases.draw(np.random.default_rng(9), decades=2)
-    weight = np.arange(1.0, 1 + cases.SIZE)
-    ours, direct = (
-        jax.jit(jax.grad(lambda *args, f=f: jnp.sum(weight * f(*args)), (0, 1)))
-        for f in (f, cases.CONVEX[name].make(None))
-    )
-    for gradients in zip(ours(*arguments), direct(*arguments), strict=True):
-        np.testing.assert_allclose(*gradients, rtol=1e-6, atol=1e-8)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in PAIRS
+    ],
+)
+def test_derivatives_are_those_of_the_direct_prox(x64, name):
+    rng = np.random.default_rng(9)
+    arguments = cases.draw(rng, decades=2)
+    tangents = tuple(a * rng.normal(size=a.shape) for a in arguments)
+
+    def derivatives(f):
+        theta, forward = jax.jvp(f, arguments, tangents)
+        return theta, forward, jax.vjp(f, *arguments)[1](jnp.arange(1.0, 7))
+
+    ours, direct = (jax.jit(lambda f=f: derivatives(f))() for f in PAIRS[name])
+    chex.assert_trees_all_close(ours, direct, rtol=1e-6, atol=1e-8)
 
 
-def test_in_metric_scales_huge_leaders_exactly():
+def test_huge_leaders_are_scaled_exactly():
     f = jax.jit(prox.in_metric(lambda x, _: x - jnp.mean(x)))
     leader = np.float32(cases.NORMAL)
     step_size = np.geomspace(1e-3, 1, cases.SIZE, dtype=np.float32)
@@ -63,12 +70,7 @@ def test_in_metric_scales_huge_leaders_exactly():
 
 
 @pytest.mark.parametrize(
-    "f",
-    [
-        prox.in_metric(lambda x, _: x),
-        prox.intersection(prox.simplex(), prox.box(0.0, 0.6)),
-    ],
-    ids=["in_metric", "intersection"],
+    "f", [prox.in_metric(lambda x, _: x), SHARES], ids=["in_metric", "shares"]
 )
 def test_empty_leaves_and_trees(f):
     empty = {"a": jnp.ones((0, 3))}

@@ -1,4 +1,4 @@
-"""intersection against Clarabel, in training, and its derivative."""
+"""intersection against Clarabel, and in training."""
 
 import cvxpy as cp
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 import optax_ftml
 from optax_ftml import prox
@@ -21,11 +22,6 @@ CASES = {
     "simplex with upper bounds": (
         [prox.simplex(), prox.box(0.0, 0.4)],
         lambda t: [t >= 0, cp.sum(t) == 1, t <= 0.4],
-        (6,),
-    ),
-    "two halfspaces": (
-        [prox.halfspace(a, -1.0) for a in NORMALS[:2]],
-        lambda t: [NORMALS[:2] @ t <= -1],
         (6,),
     ),
     "three halfspaces": (
@@ -50,12 +46,7 @@ def nearest(constraints, leader, step_size):
     theta = cp.Variable(leader.shape)
     root = np.sqrt(np.max(step_size) / step_size)
     distance = cp.sum_squares(cp.multiply(root, theta - leader)) / 2
-    cp.Problem(cp.Minimize(distance), constraints(theta)).solve(
-        solver="CLARABEL",
-        tol_gap_abs=1e-11,
-        tol_gap_rel=1e-11,
-        tol_feas=1e-11,
-    )
+    cases.minimise(distance, constraints(theta), 1e-11)
     return theta.value
 
 
@@ -91,46 +82,10 @@ def test_a_share_without_a_gradient_gives_way():
     np.testing.assert_allclose(theta, [0.5, 0.4, 0.1], atol=5e-3)
 
 
-def test_trees_and_derivatives(x64):
-    # The same set by one prox and by two.
-    lower, upper = np.zeros(4), np.full(4, 0.4)
-    both = prox.intersection(
-        prox.hyperplane(1.0, 1.0), prox.box(0.0, 0.4), tolerance=1e-10
-    )
-    one = prox.box_section(lower, upper, 1.0, 1.0)
-    leader = jnp.array([0.7, 0.35, 0.1, -0.4])
-    s = jnp.array([1.0, 0.3, 0.1, 2.0])
-    weight = jnp.arange(4.0)
-
-    def split(f, x, s):
-        tree = f({"a": x[:1], "b": x[1:]}, {"a": s[:1], "b": s[1:]})
-        return weight @ jnp.concatenate([tree["a"], tree["b"]])
-
-    ours = jax.jit(jax.value_and_grad(lambda x, s: split(both, x, s), (0, 1)))(
-        leader, s
-    )
-    theirs = jax.jit(
-        jax.value_and_grad(lambda x, s: weight @ one(x, s), (0, 1))
-    )(leader, s)
-    for a, b in zip(
-        jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    _, forward = jax.jit(
-        lambda x, dx: jax.jvp(lambda x: split(both, x, s), (x,), (dx,))
-    )(leader, weight)
-    np.testing.assert_allclose(forward, weight @ ours[1][0], atol=1e-6)
-
-
 def test_training_ends_on_the_best_transport():
     rng = np.random.default_rng(0)
     cost = rng.uniform(size=(10, 10))
-    theta = cp.Variable((10, 10))
-    problem = cp.Problem(
-        cp.Minimize(cp.sum(cp.multiply(cost, theta))),
-        [theta >= 0, cp.sum(theta, 0) == 1, cp.sum(theta, 1) == 1],
-    )
-    least = problem.solve(solver="CLARABEL")
+    least = cost[scipy.optimize.linear_sum_assignment(cost)].sum()
     birkhoff = prox.intersection(prox.simplex(axis=0), prox.simplex(axis=1))
     optimizer = optax_ftml.ftml(0.3, prox=birkhoff)
     start = jnp.full((10, 10), 0.1)
@@ -146,14 +101,10 @@ def test_training_ends_on_the_best_transport():
     np.testing.assert_allclose(jnp.sum(x, 1), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "word"),
-    [
-        (lambda: prox.intersection(), ValueError, "at least one"),
-        (lambda: prox.intersection(3), TypeError, "prox"),
-        (lambda: prox.intersection(min, tolerance=0.0), Exception, "."),
-    ],
-)
-def test_impossible_arguments_are_named(make, error, word):
-    with pytest.raises(error, match=word):
-        make()
+def test_impossible_arguments_are_named():
+    with pytest.raises(ValueError, match="at least one"):
+        prox.intersection()
+    with pytest.raises(TypeError, match="prox"):
+        prox.intersection(3)
+    with pytest.raises(ValueError, match="tolerance"):
+        prox.intersection(prox.simplex(), tolerance=0.0)
