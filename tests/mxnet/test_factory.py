@@ -26,7 +26,7 @@ POLY = mxnet.PolyScheduler(4, base_lr=1.0, pwr=1)
         ({"lr_scheduler": BASE}, [0.0025, 0.00125]),
         ({"learning_rate": 0.1, "lr_scheduler": POLY}, [0.75, 0.5]),
         (
-            {"learning_rate": None, "lr_scheduler": lambda count: 0.5 + count},
+            {"learning_rate": None, "lr_scheduler": lambda t: 0.5 + t},
             [0.5, 1.5],
         ),
     ],
@@ -61,25 +61,16 @@ PARAMS = {
 }
 
 
+LR_MULT = {"*/kernel": 2.0, "layers/1/kernel": 3.0, "layers/*": 5.0}
+WD_MULT = {"conv/*": 0.0, "layers/0/kernel": 2.0}
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (
-            {
-                "lr_mult": {
-                    "*/kernel": 2.0,
-                    "layers/1/kernel": 3.0,
-                    "layers/*": 5.0,
-                    "conv/bias": 0.0,
-                }
-            },
-            [0.0, -0.2, -0.2, -0.3],
-        ),
+        ({"lr_mult": LR_MULT | {"conv/bias": 0.0}}, [0.0, -0.2, -0.2, -0.3]),
         # The step is the sign of 1 - wd, and 0 where both cancel.
-        (
-            {"wd": -1.0, "wd_mult": {"conv/*": 0.0, "layers/0/kernel": 2.0}},
-            [-0.1, -0.1, 0.1, 0.0],
-        ),
+        ({"wd": -1.0, "wd_mult": WD_MULT}, [-0.1, -0.1, 0.1, 0.0]),
     ],
 )
 def test_multipliers_are_by_path_or_pattern(options, expected):
@@ -92,7 +83,6 @@ def test_multipliers_are_by_path_or_pattern(options, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, [0.1, 0.1]),
         ({"lr_mult": {"layers/0/bias": 3.0}}, [0.3, 0.1]),
         ({"lr_mult": {"*bias": 0.0}}, [0.0, 0.1]),
         ({"wd_mult": {"layers/0/kernel": 0.0}}, [0.1, 0.0]),
@@ -172,7 +162,6 @@ def test_zero_dimensional_arrays_are_numbers(make):
     ("error", "match", "arguments"),
     [
         (TypeError, "'use_fused_step'.*leave it out", {"use_fused_step": True}),
-        (TypeError, "'aggregate_num'.*leave it out", {"aggregate_num": 4}),
         (TypeError, "'param_idx2name'.*paths", {"param_idx2name": {}}),
         (TypeError, "'sym'.*wd_mult by path", {"sym": None}),
         (TypeError, "'param_dict'.*by path", {"param_dict": {}}),
