@@ -206,12 +206,12 @@ def factors(
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
+
+    def set_count(node):
+        return node._replace(count=jnp.array(count, node.count.dtype))
+
     kinds = _ftml.ScaleByFtmlState | _ftml.FtmlState
-    return map_nodes(
-        lambda node: node._replace(count=jnp.array(count, node.count.dtype)),
-        kinds | optax.ScaleByScheduleState,
-        state,
-    )
+    return map_nodes(set_count, kinds | optax.ScaleByScheduleState, state)
 
 
 def map_nodes(function: Callable[[Any], Any], kinds: Any, tree: Any) -> Any:

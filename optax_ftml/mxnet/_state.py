@@ -86,8 +86,10 @@ def state_from_mxnet(
         path: weights[path] if x.weight is None else x.weight
         for path, x in slots.items()
     }
+    # That is d (leader - theta), where z is -d times the leader.
     multipliers = {
-        path: _multiplier(x, masters[path]) for path, x in slots.items()
+        path: -x.z - x.d * masters[path].astype(float)
+        for path, x in slots.items()
     }
 
     def fill(tree, arrays):
@@ -204,12 +206,6 @@ def _d(v, num_update, lr_mult, options):
     return (1 - b1**num_update) / lr * denominator
 
 
-def _multiplier(slots, weight):
-    """Returns d (leader - theta), where z is -d times the leader."""
-    d, z, weight = (x.astype(float) for x in (slots.d, slots.z, weight))
-    return -z - d * weight
-
-
 def _transpose(slots, axes):
     """Returns the slots by path, with the axes of each array in this order."""
 
@@ -242,8 +238,8 @@ def _check_slots(slots, weights, state):
 
 def _check_leader(path, slots, multiplier, weight):
     """Raises unless -z / d is the weights, where there has been an update."""
-    d = np.where(slots.d == 0, 1, slots.d).astype(float)
-    error = np.max(np.abs(multiplier / d), initial=0)
+    error = multiplier / np.where(slots.d == 0, 1, slots.d)
+    error = np.max(np.abs(error), initial=0)
     tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
     size = np.max(np.abs(weight.astype(float)), initial=0)
     if not error <= tolerance * size:
