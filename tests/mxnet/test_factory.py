@@ -10,28 +10,19 @@ from flax import nnx
 
 from optax_ftml import mxnet
 
-BASE = mxnet.FactorScheduler(1, 0.5, base_lr=0.8)
-POLY = mxnet.PolyScheduler(4, base_lr=1.0, pwr=1)
-
 
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
         ({}, [0.0025, 0.0025]),
-        ({"learning_rate": 0.3}, [0.3, 0.3]),
         ({"learning_rate": None}, [0.01, 0.01]),
-        ({"learning_rate": None, "lr_scheduler": BASE}, [0.8, 0.4]),
-        ({"learning_rate": 0.2, "lr_scheduler": BASE}, [0.2, 0.1]),
-        # The default is a learning rate too.
-        ({"lr_scheduler": BASE}, [0.0025, 0.00125]),
-        ({"learning_rate": 0.1, "lr_scheduler": POLY}, [0.75, 0.5]),
         (
             {"learning_rate": None, "lr_scheduler": lambda t: 0.5 + t},
             [0.5, 1.5],
         ),
     ],
 )
-def test_learning_rate_is_mxnets(options, steps):
+def test_learning_rates_beside_mxnets_schedulers(options, steps):
     optimizer = mxnet.ftml(**options)
     state = optimizer.init(jnp.zeros(()))
     for i, step in enumerate(steps, start=1):
@@ -39,20 +30,6 @@ def test_learning_rate_is_mxnets(options, steps):
         np.testing.assert_allclose(
             updates, -step * 0.4 / (1 - 0.6**i), rtol=1e-5
         )
-
-
-def test_begin_num_update_counts_for_everything():
-    scheduler = mxnet.FactorScheduler(5, 0.5, base_lr=1.0)
-    optimizer = mxnet.ftml(
-        None, lr_scheduler=scheduler, beta1=0.0, begin_num_update=5
-    )
-    params = {"count": jnp.zeros(())}
-    state = optimizer.init(params)
-    updates, _ = optimizer.update({"count": jnp.ones(())}, state, params)
-    # The sixth update's, with the first gradient that v has seen.
-    np.testing.assert_allclose(
-        updates["count"], -0.5 * np.sqrt((1 - 0.999**6) / 0.001), rtol=1e-5
-    )
 
 
 PARAMS = {

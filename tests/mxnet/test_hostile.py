@@ -191,14 +191,17 @@ def _states(slots=None, optimizer=None, key=b"K\x00"):
 
 
 def _ftml(pickled=b"", **fields):
-    """Returns an FTML whose numbers are 0, with other fields."""
+    """Returns an FTML whose numbers are 0, but for these fields.
+
+    In them "PICKLED" stands for what is pickled already.
+    """
     names = """
         lr beta1 beta2 epsilon rescale_grad clip_gradient wd num_update
         begin_num_update multi_precision
     """
-    fields = _plain(dict.fromkeys(names.split(), 0) | fields)
-    fields = fields.replace(_text("PICKLED"), pickled)
-    return _name("mxnet.optimizer.ftml FTML") + b")\x81" + fields + b"b"
+    state = _plain(dict.fromkeys(names.split(), 0) | fields)
+    state = state.replace(_text("PICKLED"), pickled)
+    return _name("mxnet.optimizer.ftml FTML") + b")\x81" + state + b"b"
 
 
 NDARRAY = _name("mxnet.ndarray.ndarray NDArray") + b"N\x85R"
