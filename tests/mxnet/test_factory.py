@@ -36,8 +36,6 @@ PARAMS = {
     "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(1)},
     "layers": [{"kernel": jnp.ones(2)}, {"kernel": jnp.ones(2)}],
 }
-
-
 LR_MULT = {"*/kernel": 2.0, "layers/1/kernel": 3.0, "layers/*": 5.0}
 WD_MULT = {"conv/*": 0.0, "layers/0/kernel": 2.0}
 
