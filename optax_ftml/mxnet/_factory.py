@@ -4,6 +4,8 @@ import functools
 import inspect
 import math
 import numbers
+import operator
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,21 +139,21 @@ def ftml(
     )
     right = "an integer of at least 0"
     _checks.check(is_count, "begin_num_update", right, begin_num_update)
+    schedule = resolve_learning_rate(learning_rate, lr_scheduler)
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
     chain = optax.chain(
         optax.scale(_finite("rescale_grad", rescale_grad)),
         *((clip, decay) if order == "2.x" else (decay, clip)),
-        _ftml.ftml(
-            resolve_learning_rate(learning_rate, lr_scheduler),
-            beta1,
-            beta2,
-            epsilon,
-        ),
+        _ftml.ftml(schedule, beta1, beta2, epsilon),
         _multiply(lr_mult),
     )
-    optimizer = chain._replace(
-        init=lambda params: with_count(chain.init(params), begin_num_update)
-    )
+
+    def init_fn(params):
+        factors("lr_mult", lr_mult, params)  # for their errors
+        factors("wd_mult", wd_mult, params)
+        return with_count(chain.init(params), begin_num_update)
+
+    optimizer = chain._replace(init=init_fn)
     if multi_precision:
         return _master_params.with_master_params(optimizer)
     return optimizer
@@ -206,16 +208,22 @@ def factors(
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
     """Returns the state after `count` updates, as far as counts go."""
 
-    def is_counting(node):
-        kinds = _ftml.ScaleByFtmlState | _ftml.FtmlState
-        return isinstance(node, kinds | optax.ScaleByScheduleState)
-
     def set_count(node):
-        if is_counting(node):
-            return node._replace(count=jnp.array(count, node.count.dtype))
-        return node
+        return node._replace(count=jnp.array(count, node.count.dtype))
 
-    return jax.tree.map(set_count, state, is_leaf=is_counting)
+    kinds = _ftml.ScaleByFtmlState | _ftml.FtmlState
+    return map_nodes(set_count, kinds | optax.ScaleByScheduleState, state)
+
+
+def map_nodes(function: Callable[[Any], Any], kinds: Any, tree: Any) -> Any:
+    """Replaces the nodes of these types in a tree by what is made of them."""
+
+    def is_node(x):
+        return isinstance(x, kinds)
+
+    return jax.tree.map(
+        lambda x: function(x) if is_node(x) else x, tree, is_leaf=is_node
+    )
 
 
 def _clip(bound):
@@ -223,63 +231,44 @@ def _clip(bound):
         return optax.identity()
     bound = _finite("clip_gradient", bound)
 
-    def clip(updates, params):
-        del params
-        limit = jnp.where(bound > 0, jnp.asarray(bound, float), jnp.inf)
+    def clip_leaf(g, _):
+        limit = jnp.where(bound > 0, bound, jnp.inf).astype(g.dtype)
+        return jnp.clip(g, -limit, limit)
 
-        def clip_leaf(g):
-            return jnp.clip(g, -limit.astype(g.dtype), limit.astype(g.dtype))
-
-        return jax.tree.map(clip_leaf, updates)
-
-    return optax.stateless(clip)
+    return optax.stateless_with_tree_map(clip_leaf)
 
 
 def _decay(wd, wd_mult):
     wd = _finite("wd", wd)
+    if isinstance(wd, numbers.Real) and wd == 0:
+        return optax.identity()  # It needs no parameters.
 
-    def decay(updates, factors, params):
-        if isinstance(wd, numbers.Real) and wd == 0:
-            return updates  # It needs no parameters.
+    def decay_leaf(g, factor, p):
+        return g + jnp.asarray(wd * factor, g.dtype) * jnp.asarray(p, g.dtype)
+
+    def decay(updates, params):
         _checks.check_given("params", params)
+        tree = factors("wd_mult", wd_mult, updates)
+        return jax.tree.map(decay_leaf, updates, tree, params)
 
-        def decay_leaf(g, factor, p):
-            wd_of_leaf = jnp.asarray(wd * factor, g.dtype)
-            return g + wd_of_leaf * jnp.asarray(p, g.dtype)
-
-        return jax.tree.map(decay_leaf, updates, factors, params)
-
-    return _with_factors("wd_mult", wd_mult, decay)
+    return optax.stateless(decay)
 
 
 def _multiply(lr_mult):
-    def multiply(updates, factors, params):
+    def multiply(updates, params):
         del params
-        return jax.tree.map(lambda u, factor: u * factor, updates, factors)
+        tree = factors("lr_mult", lr_mult, updates)
+        return jax.tree.map(operator.mul, updates, tree)
 
-    return _with_factors("lr_mult", lr_mult, multiply)
-
-
-def _with_factors(name, multipliers, function):
-    """Returns function(updates, factors, params) as a transformation."""
-
-    def init_fn(params):
-        factors(name, multipliers, params)  # for its errors
-        return optax.EmptyState()
-
-    def update_fn(updates, state, params=None):
-        tree = factors(name, multipliers, updates)
-        return function(updates, tree, params), state
-
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.stateless(multiply)
 
 
 def _finite(name, value):
     """Returns a number, a Python one if it is known, or raises."""
     if isinstance(value, jax.Array):
         return value
-    if isinstance(value, np.ndarray | np.generic) and value.shape == ():
-        value = value.item()
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     is_number = isinstance(value, numbers.Real)
     _checks.check(is_number, name, "a number", repr(value), TypeError)
     _checks.check(math.isfinite(value), name, "finite", value)

@@ -48,8 +48,8 @@ def read_array(file: BinaryIO) -> np.ndarray:
     right = f"an array of {least} to {_MAX_NDIM} dimensions"
     got = f"{ndim} dimensions after the magic number {magic:#x}"
     _checks.check(least <= ndim <= _MAX_NDIM, "it", right, got)
-    shape = read_numbers(file, f"{ndim}{'q' if has_magic else 'I'}")
-    _checks.check(min(shape, default=0) >= 0, "its shape", "known", shape)
+    # An unknown dimension, -1, is more than there is when read without a sign.
+    shape = read_numbers(file, f"{ndim}{'Q' if has_magic else 'I'}")
     _, _, flag = read_numbers(file, "iii")
     known = range(len(_DTYPES))
     _checks.check(flag in known, "its dtype", "known", f"number {flag}")

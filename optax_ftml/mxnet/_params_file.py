@@ -22,10 +22,6 @@ from optax_ftml.mxnet import _ndarray
 Path = str | os.PathLike[str]
 
 _LIST_MAGIC = 0x112
-_READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def load_params(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
@@ -127,17 +123,17 @@ def _read_list(file):
             (size,) = _ndarray.read_numbers(file, "Q")
             names.append(str(_ndarray.read(file, size), "utf-8"))
     _ndarray.check_end(file)
-    if not names:
-        return arrays
-    is_right = len(names) == len(arrays) == len(set(names))
-    right = f"{len(arrays)} different ones"
-    got = f"{len(names)}, of which {len(set(names))} are different"
-    _checks.check(is_right, "its names", right, got)
-    return dict(zip(names, arrays, strict=True))
+    return _by_name(names, arrays) if names else arrays
+
+
+def _by_name(names, arrays):
+    found = dict(zip(names, arrays, strict=True))
+    _checks.check(len(found) == len(names), "its names", "different", names)
+    return found
 
 
 def _read_npz(file):
-    arrays = {}
+    names, arrays = [], []
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         # What is stored without compression is smaller than the file, unless
@@ -153,17 +149,16 @@ def _read_npz(file):
                 _checks.check(is_dense, "it", _ndarray.DENSE, "a sparse array")
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise ValueError("it must not be compressed")
-                if name in arrays:
-                    raise ValueError("it is there twice")
-                arrays[name] = _read_npy(io.BytesIO(archive.read(member)))
-    return arrays
+                arrays.append(_read_npy(io.BytesIO(archive.read(member))))
+            names.append(name)
+    return _by_name(names, arrays)
 
 
 def _read_npy(file):
     version = np.lib.format.read_magic(file)
-    is_known = version in _READ_HEADER
-    _checks.check(is_known, "its npy version", "1.0 or 2.0", version)
-    shape, is_fortran, dtype = _READ_HEADER[version](file)
+    # Others are for records and for longer headers than those of numbers.
+    _checks.check(version == (1, 0), "its npy version", "1.0", version)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
     is_number = dtype.kind in "biuf"
     _checks.check(is_number, "its dtype", "one of numbers", repr(dtype.str))
     _checks.check(min(shape, default=0) >= 0, "its shape", "known", shape)

@@ -4,7 +4,8 @@ Its fields are MXNet's own, learning-rate scheduler and counts of updates
 included.
 """
 
-import dataclasses
+import inspect
+import operator
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
@@ -38,24 +39,26 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
         TypeError, ValueError: It is not FTML's, or a field is not what it
             should be.
     """
-    fields = _fields_of(optimizer, "its optimizer", "FTML", _pickles.FTML)
+    names = _pickles.FTML
+    fields = _pickles.fields_of(optimizer, names, "its optimizer", "FTML")
     options = _arguments(fields, _OPTIONS)
-    options["order"] = _pickles.FTML[optimizer.name]
-    if fields.get("lr_scheduler") is not None:
-        options["lr_scheduler"] = _read_scheduler(fields["lr_scheduler"])
+    options["order"] = names[optimizer.name]
+    options["multi_precision"] = bool(options["multi_precision"])
+    scheduler = fields.get("lr_scheduler")
+    if scheduler is not None:
+        options["lr_scheduler"] = _read_scheduler(scheduler)
         # MXNet has made it the scheduler's base already.
         options["learning_rate"] = None
-    options["multi_precision"] = _get(fields, "multi_precision", int)
     _factory.ftml(**options)  # for its errors
-    names = _get(fields, "idx2name", dict)
+    idx2name = fields.get("idx2name", {})
     for field in ("lr_mult", "wd_mult"):
-        multipliers = _get(fields, field, dict)
+        factors = fields.get(field, {})
         options[field] = {
-            key: _get(multipliers, name, int, float)
+            key: float(factors[name])
             for key in keys
-            for name in (key, names.get(key))
+            for name in (key, idx2name.get(key))
             # A tuple may be too deep for its hash.
-            if isinstance(name, int | str) and name in multipliers
+            if isinstance(name, int | str) and factors.get(name) is not None
         }
     return _num_update(fields), options
 
@@ -85,10 +88,9 @@ def make(
     if callable(learning_rate):
         scheduler = _make_scheduler(learning_rate, num_update)
         learning_rate = None
-    options["learning_rate"] = learning_rate
     counts = dict.fromkeys(keys, num_update)
     fields = {
-        **{_FIELDS.get(name, name): _plain(options[name]) for name in _OPTIONS},
+        **_fields({**options, "learning_rate": learning_rate}, _OPTIONS),
         "lr_scheduler": scheduler,
         "lr_mult": dict(options["lr_mult"] or {}),
         "wd_mult": dict(options["wd_mult"] or {}),
@@ -107,24 +109,20 @@ def make(
 
 
 def _num_update(fields):
-    counts = _get(fields, "_all_index_update_counts", dict)
-    counts = counts or {0: _get(fields, "_index_update_count", dict)}
-    numbers = {
-        _get(_get(counts, device, dict), key, int)
-        for device in counts
-        for key in counts[device]
-    } or {_get(fields, "num_update", int)}
+    counts = fields.get("_all_index_update_counts")
+    counts = counts or {0: fields.get("_index_update_count", {})}
+    numbers = [n for device in counts.values() for n in device.values()]
+    numbers = set(map(operator.index, numbers or [fields["num_update"]]))
     is_one, right = len(numbers) == 1, "the same for every parameter"
     _checks.check(is_one, "its number of updates", right, sorted(numbers))
     return numbers.pop()
 
 
 def _read_scheduler(value):
-    names = _pickles.SCHEDULERS
-    fields = _fields_of(value, "its lr_scheduler", "one of MXNet's", names)
+    names, right = _pickles.SCHEDULERS, "one of MXNet's"
+    fields = _pickles.fields_of(value, names, "its lr_scheduler", right)
     kind = getattr(_schedulers, value.name.rpartition(".")[2])
-    arguments = [field.name for field in dataclasses.fields(kind)]
-    return kind(**_arguments(fields, arguments))
+    return kind(**_arguments(fields, inspect.signature(kind).parameters))
 
 
 def _make_scheduler(scheduler, num_update):
@@ -134,12 +132,7 @@ def _make_scheduler(scheduler, num_update):
         "(states._replace(options=None) is written without)"
     )
     _checks.check(is_mxnets, "lr_scheduler", right, repr(scheduler))
-    fields = {
-        _FIELDS.get(name, name): _plain(value)
-        for name, value in vars(scheduler).items()
-    }
-    if isinstance(scheduler, _schedulers.MultiFactorScheduler):
-        fields["count"] = 0
+    fields = _fields(vars(scheduler), vars(scheduler))
     if "max_update" in fields:
         fields["base_lr_orig"] = fields["warmup_final_lr"]
         fields["max_steps"] = scheduler.max_update - scheduler.warmup_steps
@@ -150,29 +143,21 @@ def _make_scheduler(scheduler, num_update):
     return _pickles.make(name, fields)
 
 
-def _fields_of(value, name, right, names):
-    """Returns the fields of an object of one of these names."""
-    is_right = getattr(value, "name", None) in names
-    _checks.check(is_right, name, right, type(value).__name__)
-    is_right, right = type(value.state) is dict, "an object with fields"
-    _checks.check(is_right, name, right, type(value.state).__name__)
-    return value.state
-
-
 def _arguments(fields, names):
     """Returns the fields by the names of our arguments, which check them."""
-    return {name: fields.get(_FIELDS.get(name, name)) for name in names}
+    arguments = {name: fields.get(_FIELDS.get(name, name)) for name in names}
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        is_plain = all(isinstance(x, int | float | str | None) for x in values)
+        # Others could be too long for an error that shows them.
+        what, got = f"its field {name!r}", type(value).__name__
+        _checks.check(is_plain, what, "of plain numbers or text", got)
+    return arguments
 
 
-def _get(fields, name, *kinds):
-    """Returns a field of one of these types; without one, an empty dict."""
-    value = fields.get(name, {})
-    right = " or ".join(kind.__name__ for kind in kinds)
-    is_right, got = isinstance(value, kinds), type(value).__name__
-    _checks.check(is_right, f"its field {name!r}", right, got)
-    return value
-
-
-def _plain(value):
-    """Returns a Python number, string, list or None."""
-    return np.asarray(value).tolist()
+def _fields(arguments, names):
+    """Returns arguments by MXNet's names, as Python's numbers and lists."""
+    return {
+        _FIELDS.get(name, name): np.asarray(arguments[name]).tolist()
+        for name in names
+    }

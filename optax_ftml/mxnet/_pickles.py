@@ -10,6 +10,7 @@ proportion to the file.
 import io
 import pickle
 import pickletools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,6 @@ NDARRAYS = (
     "mxnet.ndarray.ndarray.NDArray",
     "mxnet.ndarray.NDArray",
     "mxnet.numpy.multiarray.ndarray",
-)
-SPARSE = (
-    "mxnet.ndarray.sparse.RowSparseNDArray",
-    "mxnet.ndarray.sparse.CSRNDArray",
 )
 FTML = {
     "mxnet.optimizer.FTML": "1.x",
@@ -42,11 +39,16 @@ _SETS = {"SETITEM", "SETITEMS", "DICT"}
 _OTHERS = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3
     TUPLE EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT INT BININT BININT1 BININT2
-    LONG LONG1 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
-    BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
-    BYTEARRAY8 GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
+    FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE
+    SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
 """
 _INSTRUCTIONS = {*_PUTS, *_GETS, *_SETS, *_OTHERS.split()}
+# What instructions leave on the stack that make an integer or text.
+_KEYS = {
+    *(pickletools.pyint, pickletools.pyinteger_or_bool),
+    *(pickletools.pyunicode, pickletools.pybytes_or_str),
+}
 
 
 class Object:
@@ -55,13 +57,11 @@ class Object:
     It has a `__setstate__` so that the unpickler sets no other attribute.
     """
 
-    __slots__ = ("args", "state")
     name = "builtins.object"
+    state: Any = None
 
-    def __new__(cls, *args):
-        self = super().__new__(cls)
-        self.args, self.state = args, None
-        return self
+    def __init__(self, *args):
+        self.args = args
 
     def __setstate__(self, state):
         self.state = state
@@ -74,33 +74,23 @@ class _Bytes(Object):
     a pickle could ask for that any number of times.
     """
 
-    __slots__ = ()
-
     def __new__(cls, data, encoding=None):
         del encoding
-        is_right, right = isinstance(data, bytes | str), "made of bytes or text"
-        _checks.check(is_right, "bytes", right, type(data).__name__)
         return data
 
 
 class _NumpyScalar(Object):
     """Stands for NumPy's function that makes a scalar: a Python number."""
 
-    __slots__ = ()
-
     def __new__(cls, dtype, data):
-        codes = ("f2", "f4", "f8", "i4", "i8", "b1")
-        code = dtype.args[0]
-        _checks.check(
-            code in codes, "a scalar's dtype", f"one of {codes}", code
-        )
+        code, codes = dtype.args[0], ("f2", "f4", "f8", "i4", "i8", "b1")
+        if code not in codes:
+            raise ValueError(f"a scalar must be one of {codes}")
         return np.frombuffer(as_bytes(data[:8]), f"<{code}", count=1).item()
 
 
 class _Reconstructor(Object):
     """Stands for what makes an object in protocols 0 and 1."""
-
-    __slots__ = ()
 
     def __new__(cls, target, base, state):
         del base, state
@@ -109,8 +99,8 @@ class _Reconstructor(Object):
 
 _STAND_INS = {
     **{
-        name: type("StandIn", (Object,), {"__slots__": (), "name": name})
-        for name in (*NDARRAYS, *SPARSE, *FTML, *SCHEDULERS, "numpy.dtype")
+        name: type("StandIn", (Object,), {"name": name})
+        for name in (*NDARRAYS, *FTML, *SCHEDULERS, "numpy.dtype")
     },
     "builtins.object": Object,
     "__builtin__.object": Object,
@@ -129,6 +119,13 @@ def make(name: str, state: dict[str, Any]) -> Object:
     made = _STAND_INS[name]()
     made.state = state
     return made
+
+
+def fields_of(value: Any, names: Collection[str], what: str, right: str) -> Any:
+    """Returns the state of an object with one of these names, or raises."""
+    got = getattr(value, "name", type(value).__name__)
+    _checks.check(got in names, what, right, got)
+    return value.state
 
 
 def as_bytes(data: Any) -> bytes:
@@ -161,19 +158,16 @@ def _check(data):
     """Raises for what MXNet's pickles do not have.
 
     That is other instructions, lengths beyond the data (which genops checks),
-    a memo larger than the file, and tuples as keys, whose hash could overflow
-    the stack or take forever.
+    a memo larger than the file, and keys that are neither integers nor text:
+    the hash of a tuple could overflow the stack or take forever.
     """
-    # For each value on the stack and in the memo, whether it is a tuple; None
-    # is a mark on the stack.
+    # What pickletools calls the values on the stack and in the memo.
     stack, memo = [], {}
     for opcode, argument, _ in pickletools.genops(data):
         name, needed = opcode.name, opcode.stack_before
         if name not in _INSTRUCTIONS:
             raise ValueError(f"the instruction {name} is not allowed")
-        if name == "MARK":
-            stack.append(None)
-        elif name in _PUTS:
+        if name in _PUTS:
             number = len(memo) if argument is None else argument
             is_right, right = number <= len(data), "within the file's size"
             _checks.check(is_right, "a number of its memo", right, number)
@@ -185,12 +179,12 @@ def _check(data):
             operands = []
             if pickletools.markobject in needed:
                 needed = needed[: needed.index(pickletools.markobject)]
-                while (operand := stack.pop()) is not None:
+                while (operand := stack.pop()) is not pickletools.markobject:
                     operands.append(operand)
             operands += [stack.pop() for _ in needed]
-            if name in _SETS and any(operands[1::2]):
-                raise ValueError("a key must not be a tuple")
-            stack += [pickletools.pytuple is x for x in opcode.stack_after]
+            if name in _SETS and not _KEYS.issuperset(operands[1::2]):
+                raise ValueError("a key must be an integer or text")
+            stack += opcode.stack_after
 
 
 def dumps(value: Any, np_shape: bool) -> bytes:
@@ -204,14 +198,9 @@ def dumps(value: Any, np_shape: bool) -> bytes:
     def dump(value):
         match value:
             case np.ndarray():
-                data = _ndarray.write_array(value, np_shape)
-                return (
-                    b"cmxnet.ndarray.ndarray\nNDArray\nN\x85R}"
-                    + _plain("handle")
-                    + b"cbuiltins\nbytearray\n"
-                    + _plain(data)
-                    + b"\x85Rsb"
-                )
+                data = bytearray(_ndarray.write_array(value, np_shape))
+                state = _plain({"handle": data})
+                return b"cmxnet.ndarray.ndarray\nNDArray\nN\x85R" + state + b"b"
             case Object():
                 module, _, name = value.name.rpartition(".")
                 names = f"c{module}\n{name}\n".encode()

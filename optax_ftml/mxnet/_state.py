@@ -17,6 +17,9 @@ from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _factory
 from optax_ftml.mxnet import _states_file
 
+_FTML = _ftml.ScaleByFtmlState | _ftml.FtmlState
+_MASTER = _master_params.MasterParamsState
+
 
 def state_from_mxnet(
     states: _states_file.UpdaterStates,
@@ -74,46 +77,45 @@ def state_from_mxnet(
             "states._replace(num_update=...) adds it."
         )
     weights = _arrays(params)
-    _check_paths(states.slots, weights)
+    unknown = [path for path in states.slots if path not in weights]
+    right = f"the names of parameters ({', '.join(weights)})"
+    _checks.check(not unknown, "paths", right, unknown)
     slots = _transpose(states.slots, axes or {})
     _check_slots(slots, weights, state)
+    v = {path: x.v for path, x in slots.items()}
+    masters = {
+        path: weights[path] if x.weight is None else x.weight
+        for path, x in slots.items()
+    }
+    # That is d (leader - theta), where z is -d times the leader.
+    multipliers = {
+        path: -x.z - x.d * masters[path].astype(float)
+        for path, x in slots.items()
+    }
 
-    def filled(tree, value_of):
-        """Returns a tree like another, with value_of(path) as its leaves."""
+    def fill(tree, arrays):
+        """Returns a tree like another, with the arrays as its leaves."""
         leaves, structure = jax.tree.flatten(tree)
         return structure.unflatten(
-            jax.device_put(np.asarray(value_of(path), old.dtype), old.sharding)
+            jax.device_put(arrays[path].astype(old.dtype), old.sharding)
             for path, old in zip(_paths.leaf_names(tree), leaves, strict=True)
         )
 
-    def v(path):
-        return slots[path].v
-
-    def multiplier(path):
-        return _multiplier(slots[path], weights[path])
-
-    def master(path):
-        return _master(slots[path], weights[path])
-
-    def convert(node):
-        match node:
-            case _ftml.ScaleByFtmlState():
-                for path in _paths.leaf_names(node.v):
-                    _check_leader(path, slots[path], weights[path])
-                return node._replace(v=filled(node.v, v))
-            case _ftml.FtmlState():
-                return node._replace(
-                    v=filled(node.v, v),
-                    multiplier=filled(node.multiplier, multiplier),
-                )
-            case _master_params.MasterParamsState():
-                return node._replace(
-                    master=filled(node.master, master),
-                    inner_state=_map(convert, node.inner_state),
-                )
+    def fill_ftml(node):
+        node = node._replace(v=fill(node.v, v))
+        if isinstance(node, _ftml.FtmlState):
+            multiplier = fill(node.multiplier, multipliers)
+            return node._replace(multiplier=multiplier)
+        for path in _paths.leaf_names(node.v):
+            _check_leader(path, slots[path], multipliers[path], masters[path])
         return node
 
-    return _factory.with_count(_map(convert, state), states.num_update)
+    def fill_master(node):
+        return node._replace(master=fill(node.master, masters))
+
+    state = _factory.map_nodes(fill_ftml, _FTML, state)
+    state = _factory.map_nodes(fill_master, _MASTER, state)
+    return _factory.with_count(state, states.num_update)
 
 
 def state_to_mxnet(
@@ -156,39 +158,31 @@ def state_to_mxnet(
         >>> print(states.slots[0].d, -states.slots[0].z / states.slots[0].d)
         [3.] [2.5]
     """
-    weights = _arrays(params)
-    _check_paths(paths.values(), weights)
     options = {**_factory.DEFAULTS, **options}
-    lr_mult, wd_mult = (
-        _arrays(_factory.factors(name, options[name], params))
+    factors = {
+        name: _arrays(_factory.factors(name, options[name], params))
         for name in ("lr_mult", "wd_mult")
-    )
-    masters: dict[str, np.ndarray] = {}
-    slots: dict[_states_file.Key, _states_file.FtmlSlots] = {}
-    num_update = 0
-    for node in _nodes(state):
-        if isinstance(node, _master_params.MasterParamsState):
-            masters = _arrays(node.master)
-            continue
-        num_update = int(node.count)
-        multipliers = _arrays(getattr(node, "multiplier", None))
-        for path, v in _arrays(node.v).items():
-            master = masters.get(path)
-            weight = weights[path] if master is None else master
-            d = _d(v, num_update, lr_mult[path], options)
-            z = -(multipliers.get(path, 0) + d * weight.astype(float))
-            d, v, z = (x.astype(weight.dtype) for x in (d, v, z))
-            slots[path] = _states_file.FtmlSlots(d, v, z, master)
+    }
+    masters = _leaves(state, _MASTER, "master")
+    multipliers = _leaves(state, _FTML, "multiplier")
+    weights = _arrays(params) | masters
+    num_update = max((int(x.count) for x in _nodes(state, _FTML)), default=0)
+    slots: dict[str, _states_file.FtmlSlots] = {}
+    for path, v in _leaves(state, _FTML, "v").items():
+        d = _d(v, num_update, factors["lr_mult"][path], options)
+        z = -(multipliers.get(path, 0) + d * weights[path].astype(float))
+        d, v, z = (x.astype(weights[path].dtype) for x in (d, v, z))
+        slots[path] = _states_file.FtmlSlots(d, v, z, masters.get(path))
     is_right = sorted(paths.values()) == sorted(slots)
     right = f"each parameter of the state once ({sorted(slots)})"
     _checks.check(is_right, "paths", right, list(paths.values()))
     inverse = {path: np.argsort(order) for path, order in (axes or {}).items()}
     slots = _transpose(slots, inverse)
-    for name, factors in (("lr_mult", lr_mult), ("wd_mult", wd_mult)):
+    for name, by_path in factors.items():
         options[name] = {
-            key: factors[path].item()
+            key: by_path[path].item()
             for key, path in paths.items()
-            if factors[path] != 1
+            if by_path[path] != 1
         }
     return _states_file.UpdaterStates(
         {key: slots[path] for key, path in paths.items()}, num_update, options
@@ -213,32 +207,16 @@ def _d(v, num_update, lr_mult, options):
     return (1 - b1**num_update) / lr * denominator
 
 
-def _multiplier(slots, weight):
-    """Returns d (leader - theta), where z is -d times the leader."""
-    d, z = slots.d.astype(float), slots.z.astype(float)
-    return -z - d * _master(slots, weight).astype(float)
-
-
-def _master(slots, weight):
-    return weight if slots.weight is None else slots.weight
-
-
 def _transpose(slots, axes):
     """Returns the slots by path, with the axes of each array in this order."""
 
     def transpose(path, x):
-        return np.transpose(x, axes.get(path, range(x.ndim)))
+        return np.transpose(x, axes.get(path, range(np.ndim(x))))
 
     return {
-        path: jax.tree.map(functools.partial(transpose, path), slots[path])
-        for path in slots
+        path: jax.tree.map(functools.partial(transpose, path), x)
+        for path, x in slots.items()
     }
-
-
-def _check_paths(paths, weights):
-    unknown = [path for path in paths if path not in weights]
-    right = f"the names of parameters ({', '.join(weights)})"
-    _checks.check(not unknown, "paths", right, unknown)
 
 
 def _check_slots(slots, weights, state):
@@ -247,26 +225,22 @@ def _check_slots(slots, weights, state):
         is_right = d.shape == weights[path].shape
         right = f"of shape {weights[path].shape} for {path!r}, as axes make it"
         _checks.check(is_right, "states", right, d.shape)
-    places = {"v": set(), "master": set()}
-    for node in _nodes(state):
-        for field in places.keys() & set(node._fields):
-            places[field].update(_paths.leaf_names(getattr(node, field)))
-    missing = sorted(places["v"] - slots.keys())
-    right = "those of every parameter"
+    v = _leaves(state, _FTML, "v").keys()
+    missing, right = sorted(v - slots.keys()), "those of every parameter"
     _checks.check(not missing, "states", right, f"none for {missing}")
-    unused = sorted(slots.keys() - places["v"])
+    unused = sorted(slots.keys() - v)
     right = "FTML's for every parameter in states"
     _checks.check(not unused, "state", right, f"none of {unused}")
-    masters = {path for path in slots if slots[path].weight is not None}
-    unused = sorted(masters - places["master"])
+    unused = slots.keys() - _leaves(state, _MASTER, "master").keys()
+    unused = sorted(path for path in unused if slots[path].weight is not None)
     right = "with float32 copies (multi_precision=True) where states has them"
     _checks.check(not unused, "state", right, f"none of {unused}")
 
 
-def _check_leader(path, slots, weight):
+def _check_leader(path, slots, multiplier, weight):
     """Raises unless -z / d is the weights, where there has been an update."""
-    d = np.where(slots.d == 0, 1, slots.d).astype(float)
-    error = np.max(np.abs(_multiplier(slots, weight) / d), initial=0)
+    error = multiplier / np.where(slots.d == 0, 1, slots.d)
+    error = np.max(np.abs(error), initial=0)
     tolerance = 1e-3 if weight.dtype.itemsize > 2 else 1e-2
     size = np.max(np.abs(weight.astype(float)), initial=0)
     if not error <= tolerance * size:
@@ -278,25 +252,20 @@ def _check_leader(path, slots, weight):
         )
 
 
-def _map(function, state):
-    return jax.tree.map(function, state, is_leaf=_is_node)
+def _leaves(state, kinds, field):
+    """Returns the leaves of a field of all states of these types, by path."""
+    return {
+        path: leaf
+        for node in _nodes(state, kinds)
+        for path, leaf in _arrays(getattr(node, field, None)).items()
+    }
 
 
-def _nodes(state):
-    """Yields the states of interest, a master copy before what is in it."""
-    for node in filter(_is_node, jax.tree.leaves(state, is_leaf=_is_node)):
-        yield node
-        if isinstance(node, _master_params.MasterParamsState):
-            yield from _nodes(node.inner_state)
+def _nodes(state, kinds):
+    def is_node(x):
+        return isinstance(x, kinds)
 
-
-def _is_node(x):
-    return isinstance(
-        x,
-        _ftml.ScaleByFtmlState
-        | _ftml.FtmlState
-        | _master_params.MasterParamsState,
-    )
+    return filter(is_node, jax.tree.leaves(state, is_leaf=is_node))
 
 
 def _arrays(tree):

@@ -77,21 +77,21 @@ class UpdaterStates(NamedTuple):
         missing = [key for key in self.slots if key not in paths]
         right = "a mapping from every index or name of the states"
         _checks.check(not missing, "paths", right, f"none for {missing}")
-        slots: dict[Key, FtmlSlots] = {
-            paths[key]: slots for key, slots in self.slots.items()
-        }
+
+        def by_path(values):
+            return {paths[key]: value for key, value in values.items()}
+
+        slots = by_path(self.slots)
         is_right = len(slots) == len(self.slots)
         _checks.check(is_right, "paths", "to different parameters", dict(paths))
         options = self.options
         if options is not None:
-            multipliers = {
-                name: {
-                    paths[key]: factor for key, factor in options[name].items()
-                }
-                for name in ("lr_mult", "wd_mult")
-                if options.get(name)
+            options = {
+                name: by_path(value)
+                if name.endswith("_mult") and value
+                else value
+                for name, value in options.items()
             }
-            options = {**options, **multipliers}
         return self._replace(slots=slots, options=options)
 
 
@@ -136,14 +136,12 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         f"{os.fspath(path)!r} is not a file of FTML states"
     ):
         states, optimizer = _pickles.loads(data), None
-        if type(states) is tuple and len(states) == 2:
+        if isinstance(states, tuple) and len(states) == 2:
             states, optimizer = states
-        is_right, got = type(states) is dict, type(states).__name__
+        is_right, got = isinstance(states, dict), type(states).__name__
         _checks.check(is_right, "it", "a dict of states", got)
         slots, size = {}, 0
         for key, state in states.items():
-            is_right = type(key) in (int, str)
-            _checks.check(is_right, "a key", "an int or a str", repr(key))
             with _params_file.about(f"entry {key!r}"):
                 slots[key] = _slots(state)
             # A pickle may name the same array any number of times.
@@ -205,19 +203,16 @@ def save_states(
 
 def _slots(state):
     """Returns the slots of a pickled (d, v, z) or (weight, (d, v, z))."""
-    weight = None
-    if type(state) is tuple and len(state) == 2:
-        weight, state = state
-    is_right = type(state) is tuple and len(state) == 3
-    got = (
-        f"{len(state)} of them"
-        if isinstance(state, tuple)
-        else type(state).__name__
-    )
-    _checks.check(is_right, "it", "FTML's d, v and z", got)
-    slots = FtmlSlots(
-        *map(_array, state), None if weight is None else _array(weight)
-    )
+    match state:
+        case (d, v, z):
+            arrays = d, v, z
+        case (weight, (d, v, z)):
+            arrays = d, v, z, weight
+        case _:
+            is_tuple, kind = isinstance(state, tuple), type(state).__name__
+            got = f"{len(state)} of them" if is_tuple else kind
+            raise ValueError(f"it must be FTML's d, v and z, got {got}.")
+    slots = FtmlSlots(*map(_array, arrays))
     kinds = {(x.shape, x.dtype.name) for x in slots if x is not None}
     right = "of one shape and dtype"
     _checks.check(len(kinds) == 1, "its arrays", right, sorted(kinds))
@@ -226,11 +221,9 @@ def _slots(state):
 
 def _array(value):
     """Returns the floating array that is in a pickled one of MXNet's."""
-    name = getattr(value, "name", type(value).__name__)
-    right = "dense" if name in _pickles.SPARSE else "arrays"
-    is_array = name in _pickles.NDARRAYS and type(value.state) is dict
-    _checks.check(is_array, "d, v and z", right, name)
-    file = io.BytesIO(_pickles.as_bytes(value.state.get("handle")))
+    names, right = _pickles.NDARRAYS, "dense arrays"
+    state = _pickles.fields_of(value, names, "d, v and z", right)
+    file = io.BytesIO(_pickles.as_bytes(state["handle"]))
     array = _ndarray.read_array(file)
     _ndarray.check_end(file)
     is_floating = array.dtype.kind == "f"

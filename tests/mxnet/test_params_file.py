@@ -21,8 +21,7 @@ def test_reads_every_dtype_and_form(name):
     arrays = mxnet.load_params(FILES / name)
     if isinstance(arrays, list):
         arrays = dict(zip(DTYPES, arrays, strict=True))
-    if name == "2_dtypes.npz":
-        assert arrays.pop("scalar") == np.float32(2.5)
+    assert arrays.pop("scalar", 2.5) == np.float32(2.5)
     assert list(arrays) == DTYPES
     for dtype, array in arrays.items():
         assert array.dtype == dtype
@@ -30,12 +29,16 @@ def test_reads_every_dtype_and_form(name):
         array += 1  # It is writable.
 
 
-def test_reads_numpys_shapes_and_files():
+def test_reads_numpys_shapes_and_files(tmp_path):
     scalar, empty = mxnet.load_params(FILES / "2_np_shape.params")
     assert scalar == np.float32(2.5)
     assert empty.shape == (0, 3)
     (array,) = mxnet.load_params(FILES / "2_array.npy")
     np.testing.assert_array_equal(array, np.float32([[1, 2, 3]]))
+    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.save(tmp_path / "file.npy", fortran)
+    (array,) = mxnet.load_params(tmp_path / "file.npy")
+    np.testing.assert_array_equal(array, fortran)
 
 
 @pytest.mark.parametrize(
@@ -44,15 +47,11 @@ def test_reads_numpys_shapes_and_files():
 )
 def test_reads_headers_of_old_versions(tmp_path, header):
     array = np.arange(6, dtype=np.float64).reshape(2, 3)
-    device_and_dtype = struct.pack("<iii", 2, 0, 1)
-    (tmp_path / "old.params").write_bytes(
-        struct.pack("<QQQ", 0x112, 0, 1)
-        + header
-        + device_and_dtype
-        + array.tobytes()
-        + struct.pack("<Q", 0)
-    )
-    (found,) = mxnet.load_params(tmp_path / "old.params")
+    header = struct.pack("<QQQ", 0x112, 0, 1) + header
+    header += struct.pack("<iii", 2, 0, 1)  # device and dtype
+    path = tmp_path / "old.params"
+    path.write_bytes(header + array.tobytes() + struct.pack("<Q", 0))
+    (found,) = mxnet.load_params(path)
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
 

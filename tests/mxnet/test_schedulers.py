@@ -14,21 +14,23 @@ from tests.programs import mxnet_settings
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
+RECORDED = np.load(DATA / "mxnet_schedulers.npz")
+SETTINGS = json.loads(str(RECORDED["settings"]))
+
+
 @pytest.mark.parametrize(
     "start",
     [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 8))],
 )
 def test_agrees_with_mxnet(start):
-    with np.load(DATA / "mxnet_schedulers.npz") as recorded:
-        schedules = json.loads(str(recorded["settings"]))
-        for i in range(start, len(schedules), 8):
-            np.testing.assert_allclose(
-                mxnet_settings.learning_rates(schedules[i]),
-                recorded[f"{i}/learning_rate"],
-                rtol=1e-6,
-                atol=1e-15,  # which moves nothing
-                err_msg=str(schedules[i]),
-            )
+    for i in range(start, len(SETTINGS), 8):
+        np.testing.assert_allclose(
+            mxnet_settings.learning_rates(SETTINGS[i]),
+            RECORDED[f"{i}/learning_rate"],
+            rtol=1e-6,
+            atol=1e-15,  # which moves nothing
+            err_msg=str(SETTINGS[i]),
+        )
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,8 @@ class Training:
             parameter.wd_mult = WD_MULT.get(name, 1.0)
         if kind == "multi_precision":
             self.net.cast("float16")
-        self.trainer = mx.gluon.Trainer(
-            self.net.collect_params(), "ftml", options
-        )
+        params = self.net.collect_params()
+        self.trainer = mx.gluon.Trainer(params, "ftml", options)
 
     def train(self, steps):
         inputs, targets = map(self.numpy.array, data())
@@ -100,15 +99,15 @@ def record(mx, directory):
         options = {**OPTIONS, "lr_scheduler": scheduler}
         options["multi_precision"] = kind == "multi_precision"
         training = Training(mx, kind, options)
-        training.net.save_parameters(f"{start}{kind}_0.params")
-        training.train(100)
-        training.net.save_parameters(f"{start}{kind}_100.params")
-        training.trainer.save_states(f"{start}{kind}_100_trainer.states")
-        updater = training.trainer._updaters[0]
-        states = updater.get_states(dump_optimizer=False)
-        pathlib.Path(f"{start}{kind}_100_updater.states").write_bytes(states)
-        training.train(100)
-        training.net.save_parameters(f"{start}{kind}_200.params")
+        for updates in (0, 100, 200):
+            path = f"{start}{kind}_{updates}"
+            training.net.save_parameters(path + ".params")
+            if updates == 100:
+                training.trainer.save_states(path + "_trainer.states")
+                updater = training.trainer._updaters[0]
+                states = updater.get_states(dump_optimizer=False)
+                pathlib.Path(path + "_updater.states").write_bytes(states)
+            training.train(100)
     save = save_arrays_2 if mx.__version__[0] == "2" else save_arrays_1
     save(mx, start)
 

@@ -46,8 +46,8 @@ def inputs(setting):
 
     def normal(scale):
         return {
-            name: (scale * random.standard_normal(shape)).astype(
-                setting["dtype"]
+            name: np.array(
+                scale * random.standard_normal(shape), setting["dtype"]
             )
             for name, shape in setting["params"].items()
         }
@@ -66,24 +66,20 @@ def run(mx, setting):
     if "params" not in setting:
         # The optimizer sets the scheduler's base.
         scheduler = mx.optimizer.FTML(**options).lr_scheduler
-        updates = range(1, setting["record"][-1] + 1)
-        rates = {update: scheduler(update) for update in updates}
-        return {
-            "learning_rate": np.array([rates[n] for n in setting["record"]])
-        }
+        rates = [scheduler(n + 1) for n in range(setting["record"][-1])]
+        record = np.array(setting["record"]) - 1
+        return {"learning_rate": np.array(rates)[record]}
     params, grads = inputs(setting)
-    names = list(params)
-    optimizer = mx.optimizer.FTML(
-        param_idx2name=dict(enumerate(names)), **options
-    )
+    names = dict(enumerate(params))
+    optimizer = mx.optimizer.FTML(param_idx2name=names, **options)
     optimizer.set_lr_mult(setting["lr_mult"])
     # MXNet 1.x leaves out of weight decay what is not called "..._weight".
-    optimizer.set_wd_mult({**dict.fromkeys(names, 1.0), **setting["wd_mult"]})
+    optimizer.set_wd_mult({**dict.fromkeys(params, 1.0), **setting["wd_mult"]})
     updater = mx.optimizer.get_updater(optimizer)
     weights = {n: mx.nd.array(x, dtype=x.dtype) for n, x in params.items()}
-    recorded = {name: [] for name in names}
+    recorded = {name: [] for name in params}
     for step, grad in enumerate(grads, start=1):
-        for i, name in enumerate(names):
+        for i, name in names.items():
             g = mx.nd.array(grad[name], dtype=setting["dtype"])
             updater(i, g, weights[name])
             if step in setting["record"]:
@@ -127,15 +123,13 @@ def main(settings_path, results_path):
     warnings.simplefilter("ignore")
     with open(settings_path) as file:
         settings = json.load(file)
-    np.savez_compressed(
-        results_path,
-        **{
-            f"{i}/{name}": values
-            for i, setting in enumerate(settings)
-            if setting
-            for name, values in run(mx, setting).items()
-        },
-    )
+    results = {
+        f"{i}/{name}": values
+        for i, setting in enumerate(settings)
+        if setting
+        for name, values in run(mx, setting).items()
+    }
+    np.savez_compressed(results_path, **results)
 
 
 if __name__ == "__main__":

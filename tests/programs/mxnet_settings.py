@@ -1,6 +1,5 @@
 """Random settings of MXNet's FTML, and how far ours is from MXNet on one."""
 
-import contextlib
 import random
 
 import jax
@@ -44,9 +43,6 @@ def random_setting(seed):
             if rng.random() < 0.3
         }
 
-    def zeros():
-        return {name: 0.0 for name in params if rng.random() < 0.2}
-
     params = rng.choice(PARAMS)
     begin_num_update = rng.choice([0, 0, 0, 7, 40])
     scheduler = None
@@ -77,7 +73,7 @@ def random_setting(seed):
         "options": options,
         "scheduler": scheduler,
         "lr_mult": factors(),
-        "wd_mult": {**factors(), **zeros()},
+        "wd_mult": factors() | {n: 0.0 for n in params if rng.random() < 0.2},
         "params": params,
         "dtype": dtype,
         "order": rng.choice(["1.x", "2.x"]),
@@ -120,38 +116,6 @@ def _random_scheduler(rng, base_lr):
     return [name, {**arguments[name], **warmup}]
 
 
-def random_schedule(seed):
-    """Returns a setting of a scheduler alone, of up to 10,000 updates."""
-    rng = random.Random(seed)
-    name = rng.choice(["Factor", "MultiFactor", "Poly", "Cosine"])
-    base_lr = 10 ** rng.uniform(-4, 0)
-    arguments = {
-        "base_lr": base_lr,
-        "warmup_steps": rng.choice([0, rng.randint(1, 3000)]),
-        "warmup_begin_lr": base_lr * rng.choice([0, rng.random(), 1]),
-        "warmup_mode": rng.choice(["linear", "constant"]),
-    }
-    if name == "Factor":
-        arguments["step"] = rng.choice([1, rng.randint(1, 3000)])
-        arguments["factor"] = rng.choice([1, 0.9999, rng.random()])
-        arguments["stop_factor_lr"] = rng.choice([0, 1e-8, base_lr / 3])
-    elif name == "MultiFactor":
-        count = rng.randint(1, 8)
-        arguments["step"] = sorted(rng.sample(range(1, 11_000), count))
-        arguments["factor"] = rng.choice([0.1, rng.random()])
-    else:
-        arguments["max_update"] = rng.randint(1000, 12_000)
-        arguments["final_lr"] = base_lr * rng.choice([0, rng.random()])
-    if name == "Poly":
-        arguments["pwr"] = rng.choice([0, 1, 2, rng.uniform(0, 4)])
-    learning_rate = rng.choice([None, 10 ** rng.uniform(-4, 0)])
-    return {
-        "options": {"learning_rate": learning_rate},
-        "scheduler": [f"{name}Scheduler", arguments],
-        "record": list(range(1, 10_001)),
-    }
-
-
 def scheduler_of(setting):
     """Returns our scheduler with a setting's arguments, or None."""
     if not setting["scheduler"]:
@@ -170,9 +134,9 @@ def learning_rates(setting):
     return np.asarray(jax.vmap(scheduler)(counts))
 
 
-def optimizer_of(setting):
-    """Returns ours with a setting's arguments."""
-    return mxnet.ftml(
+def trajectory(setting):
+    """Returns the recorded weights of a run of ours, by parameter."""
+    optimizer = mxnet.ftml(
         **setting["options"],
         lr_scheduler=scheduler_of(setting),
         lr_mult=setting["lr_mult"],
@@ -180,40 +144,27 @@ def optimizer_of(setting):
         order=setting["order"],
     )
 
+    def step(carry, grads):
+        params, state = carry
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
 
-def trajectory(setting, optimizer):
-    """Returns the recorded weights of a run of ours, by parameter."""
-    with _x64(setting["dtype"] == "float64"):
-        params, grads = mxnet_runs.inputs(setting)
-        grads = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+    @jax.jit
+    def run(params, grads):
+        start = (params, optimizer.init(params))
+        return jax.lax.scan(step, start, grads)[1]
 
-        def step(carry, grads):
-            params, state = carry
-            updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        @jax.jit
-        def run(params, grads):
-            start = (params, optimizer.init(params))
-            return jax.lax.scan(step, start, grads)[1]
-
-        record = np.array(setting["record"]) - 1
-        return {
-            name: np.asarray(values)[record]
-            for name, values in run(params, grads).items()
-        }
-
-
-@contextlib.contextmanager
-def _x64(is_on):
-    """Enables float64, or disables it."""
+    params, grads = mxnet_runs.inputs(setting)
+    grads = jax.tree.map(lambda *g: np.stack(g), *grads)
+    record = np.array(setting["record"]) - 1
     before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", is_on)
+    jax.config.update("jax_enable_x64", setting["dtype"] == "float64")
     try:
-        yield
+        weights = jax.tree.map(np.asarray, run(params, grads))
     finally:
         jax.config.update("jax_enable_x64", before)
+    return {name: values[record] for name, values in weights.items()}
 
 
 def runs_of(setting):
@@ -239,14 +190,12 @@ def excess(setting, run, ours, theirs):
     """
     ours, theirs = ours.astype(float), theirs.astype(float)
     options = setting["options"]
-    is_scheduled = setting["scheduler"] or options["learning_rate"] is None
-    match setting["dtype"]:
-        case "float16":
-            relative = 1e-4 if options["multi_precision"] else 2e-5
-        case "float32":
-            relative = 2e-5
-        case _:
-            relative = 1e-6 if is_scheduled and run != "step" else 1e-12
+    relative = 2e-5
+    if setting["dtype"] == "float64":
+        is_scheduled = setting["scheduler"] or options["learning_rate"] is None
+        relative = 1e-6 if is_scheduled and run != "step" else 1e-12
+    elif setting["dtype"] == "float16" and options["multi_precision"]:
+        relative = 1e-4
     allowed = relative * np.max(np.abs(theirs))
     if setting["dtype"] == "float16":
         unit = np.spacing(np.abs(theirs).astype(np.float16))

@@ -17,21 +17,12 @@ import numpy as np
 from tests.programs import mxnet_runs
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
-# The files of each kind by the name of the run.
-FILES = {
-    "trajectories": {
-        "1.9.1": "1.9.1",
-        "fused": "2.0.0b1_fused",
-        "step": "2.0.0b1_step",
-    },
-    "settings": {"1.9.1": "1.9.1", "fused": "fused", "step": "step"},
-}
 
 
 def main(*pythons):
-    for kind, ends in FILES.items():
+    for kind in ("trajectories", "settings"):
         paths = {
-            run: DATA / f"mxnet_{kind}_{end}.npz" for run, end in ends.items()
+            run: DATA / f"mxnet_{kind}_{run}.npz" for run in mxnet_runs.RUNS
         }
         settings = str(np.load(paths["step"])["settings"])
         results = mxnet_runs.run_all(json.loads(settings), pythons)

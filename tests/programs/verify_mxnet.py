@@ -10,6 +10,7 @@ python3.8. It prints a line for each comparison and fails if one does.
 import argparse
 import collections
 import contextlib
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 
 from optax_ftml import mxnet
 from tests.mxnet import test_guide
+from tests.mxnet import test_schedulers
 from tests.mxnet import test_state
 from tests.programs import mxnet_network
 from tests.programs import mxnet_runs
@@ -46,14 +48,11 @@ def verify_settings(seeds, pythons):
     results = mxnet_runs.run_all(settings, pythons)
     found = collections.defaultdict(list)
     for i, setting in enumerate(settings):
-        optimizer = mxnet_settings.optimizer_of(setting)
-        ours = mxnet_settings.trajectory(setting, optimizer)
+        ours = mxnet_settings.trajectory(setting)
         for run in mxnet_settings.runs_of(setting):
             worst = max(
-                mxnet_settings.excess(
-                    setting, run, ours[name], results[run][f"{i}/{name}"]
-                )
-                for name in ours
+                mxnet_settings.excess(setting, run, x, results[run][f"{i}/{n}"])
+                for n, x in ours.items()
             )
             found[setting["dtype"], run].append((worst, setting["seed"]))
     for (dtype, run), excesses in sorted(found.items()):
@@ -65,18 +64,20 @@ def verify_settings(seeds, pythons):
     return all(max(excesses)[0] <= 1 for excesses in found.values())
 
 
-def verify_schedulers(count, pythons):
-    """Compares random schedulers at updates 1 to 10,000."""
-    settings = [mxnet_settings.random_schedule(seed) for seed in range(count)]
+def verify_schedulers(pythons):
+    """Compares the recorded schedulers at updates 1 to 10,000."""
+    settings = test_schedulers.SETTINGS
+    settings = [{**s, "record": list(range(1, 10_001))} for s in settings]
+    ours = list(map(mxnet_settings.learning_rates, settings))
     worst = 0.0
     for python in pythons:
         theirs = mxnet_runs.run_in(python, settings)
-        for i, setting in enumerate(settings):
+        for i, rates in enumerate(ours):
             expected = theirs[f"{i}/learning_rate"]
-            error = np.abs(mxnet_settings.learning_rates(setting) - expected)
             # Learning rates below 1e-9 move nothing.
-            worst = max(worst, np.max(error / (expected + 1e-9)))
-    print(f"schedulers: {count} settings, worst {worst:.3g} relative")
+            error = np.abs(rates - expected) / (expected + 1e-9)
+            worst = max(worst, np.max(error))
+    print(f"schedulers: {len(ours)} settings, worst {worst:.3g} relative")
     # Of its logarithm in float32: a factor's power down to stop_factor_lr.
     return worst <= 2e-6
 
@@ -84,23 +85,18 @@ def verify_schedulers(count, pythons):
 def verify_networks(pythons):
     """Goes on in MXNet from files of ours."""
     good = True
-    for start in (
-        "1_plain",
-        "1_multi_precision",
-        "2_plain",
-        "2_multi_precision",
-    ):
-        version, kind = start.split("_", 1)
-        params, states = test_state.ours_at_100(int(version), kind)
+    kinds = "plain", "multi_precision"
+    for version, kind in itertools.product((1, 2), kinds):
+        params, states = test_state.ours_at_100(version, kind)
         with tempfile.TemporaryDirectory() as directory:
             mxnet.save_params(f"{directory}/net.params", params)
             mxnet.save_states(f"{directory}/net.states", states)
-            script = pathlib.Path(mxnet_network.__file__)
-            command = [pythons[version == "2"], script, "resume", kind]
-            subprocess.run([*command, f"{directory}/net"], check=True)
+            command = [pythons[version - 1], mxnet_network.__file__, "resume"]
+            subprocess.run([*command, kind, f"{directory}/net"], check=True)
             with np.load(f"{directory}/net.npz") as result:
                 ours = dict(result)
-        expected = mxnet.load_params(test_state.FILES / f"{start}_200.params")
+        path = test_state.FILES / f"{version}_{kind}_200.params"
+        expected = mxnet.load_params(path)
         worst = max(
             np.max(np.abs(ours[name].astype(float) - x)) / np.max(np.abs(x))
             for name, x in expected.items()
@@ -138,7 +134,7 @@ def main():
     good = [
         verify_networks(pythons),
         verify_guide(pythons[1]),
-        verify_schedulers(200, pythons),
+        verify_schedulers(pythons),
         verify_settings(range(*arguments.seeds), pythons),
     ]
     sys.exit(not all(good))
