@@ -1,8 +1,9 @@
-"""The textbook d, v, z recursion in NumPy, and the loop to compare with it."""
+"""The textbook d, v, z recursion in NumPy, and the loop that trains."""
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -64,13 +65,23 @@ def dvz(
     return np.stack(thetas)
 
 
+def run(optimizer, params, grads, steps):
+    """Returns the parameters, updates and states after each step.
+
+    The gradients are a function of the step, from 0, and of the parameters.
+    """
+
+    def step(carry, t):
+        params, state = carry
+        updates, state = optimizer.update(grads(t, params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (params, updates, state)
+
+    start = params, optimizer.init(params)
+    return jax.lax.scan(step, start, jnp.arange(steps))[1]
+
+
 def trajectory(optimizer, theta, grads):
     """Returns the parameters after each step, (steps, *theta.shape)."""
-
-    def step(carry, g):
-        theta, state = carry
-        updates, state = optimizer.update(g, state, theta)
-        theta = optax.apply_updates(theta, updates)
-        return (theta, state), theta
-
-    return jax.lax.scan(step, (theta, optimizer.init(theta)), grads)[1]
+    grads = jnp.asarray(grads)
+    return run(optimizer, theta, lambda t, _: grads[t], len(grads))[0]
