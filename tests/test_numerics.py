@@ -178,6 +178,18 @@ def test_an_update_stops_at_its_target(dtype, g_dtype):
     assert np.all(np.abs(end - reached) <= error)
 
 
+@both_forms
+@pytest.mark.parametrize("zero", ["b1", "b2", "eps"])
+def test_steps_with_a_number_of_0(form, zero):
+    grads = jnp.array([[0.0, 0.0], [0.0, 3.0], [0.0, 0.0], [1.0, -2.0]])
+    optimizer = FORMS[form](0.1, **{zero: 0})
+    _, updates, state = reference.run(
+        optimizer, jnp.array([0.5, -0.5]), lambda t, _: grads[t], len(grads)
+    )
+    chex.assert_tree_all_finite(state)
+    np.testing.assert_array_equal(np.sign(updates), -np.sign(grads))
+
+
 @pytest.mark.parametrize("form", ["delta", "leader", "box"])
 def test_learning_rate_0_moves_nothing_and_later_steps_are_right(x64, form):
     """What a box holds stays at its bound when the schedule restarts."""

@@ -214,10 +214,12 @@ def test_sharding_changes_no_word(kind, axis_type):
             np.testing.assert_array_equal(words(kind, sharded), expected)
 
 
-def test_a_run_depends_on_the_seed_and_the_leaf_s_path_alone():
+@pytest.mark.parametrize("prox", [None, lambda leader, step_size: leader])
+def test_a_run_depends_on_the_seed_and_the_leaf_s_path_alone(prox):
     def run(seed, params):
+        low = {"accumulator_dtype": jnp.bfloat16, "prox": prox}
         optimizer = optax.chain(
-            optax_ftml.ftml(1e-3, accumulator_dtype=jnp.bfloat16, seed=seed),
+            optax_ftml.ftml(1e-3, seed=seed, **low),
             optax.inject_hyperparams(optax_ftml.stochastic_rounding)(seed),
         )
         state = optimizer.init(params)
@@ -232,6 +234,8 @@ def test_a_run_depends_on_the_seed_and_the_leaf_s_path_alone():
     seeds = jnp.arange(3)
     many = jax.jit(jax.vmap(run, (0, None)))(seeds, together)
     again = jax.jit(lambda params: run(2, params))({"w": w})
+    if prox:  # It has rounded the step itself; v is what is random.
+        many, again = many[1:], again[1:]
     for runs, one in zip(many, again, strict=True):
         np.testing.assert_array_equal(runs["w"][2], one["w"])
         for other in (runs["w"][1], runs["a"][2]):
@@ -250,6 +254,7 @@ def test_leaves_of_any_shape_and_dtype_and_any_integer_as_seed(seed):
     state = optimizer.init(params)
     updates, after = optimizer.update(params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert after.count == 1
     chex.assert_trees_all_equal(updates, params)
 
 
