@@ -6,6 +6,9 @@ import hypothesis
 import jax
 import pytest
 
+# Before JAX starts: tests of sharding need eight devices.
+jax.config.update("jax_num_cpu_devices", 8)
+
 hypothesis.settings.register_profile("full", deadline=None, max_examples=2000)
 hypothesis.settings.register_profile(
     "fast", deadline=None, max_examples=10, derandomize=True
@@ -20,6 +23,13 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def eight_devices():
+    """Skips a test of sharding where the default device is not a CPU."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices: set JAX_PLATFORMS=cpu")
 
 
 @pytest.fixture

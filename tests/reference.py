@@ -1,8 +1,9 @@
-"""The textbook d, v, z recursion in NumPy, and the loop to compare with it."""
+"""The textbook d, v, z recursion in NumPy, and the loop that trains."""
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -64,24 +65,31 @@ def dvz(
     return np.stack(thetas)
 
 
+def run(optimizer, params, grads, steps):
+    """Returns the parameters, updates and states after each step.
+
+    The gradients are a function of the step, from 0, and of the parameters.
+    """
+
+    def step(carry, t):
+        params, state = carry
+        updates, state = optimizer.update(grads(t, params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (params, updates, state)
+
+    start = params, optimizer.init(params)
+    return jax.lax.scan(step, start, jnp.arange(steps))[1]
+
+
 def trajectory(optimizer, theta, grads):
     """Returns the parameters after each step, (steps, *theta.shape)."""
-
-    def step(carry, g):
-        theta, state = carry
-        updates, state = optimizer.update(g, state, theta)
-        theta = optax.apply_updates(theta, updates)
-        return (theta, state), theta
-
-    return jax.lax.scan(step, (theta, optimizer.init(theta)), grads)[1]
+    grads = jnp.asarray(grads)
+    return run(optimizer, theta, lambda t, _: grads[t], len(grads))[0]
 
 
 def train(optimizer, gradient, start, steps):
     """Returns the parameters and the state after so many steps."""
-
-    def step(_, carry):
-        params, state = carry
-        updates, state = optimizer.update(gradient(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))
+    params, _, states = run(
+        optimizer, start, lambda _, params: gradient(params), steps
+    )
+    return jax.tree.map(lambda x: x[-1], (params, states))

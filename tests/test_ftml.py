@@ -1,6 +1,7 @@
-"""The optimizers against the textbook recursion, Optax's, and a solver."""
+"""The optimizers against the textbook recursion, and Optax's own."""
 
-import cvxpy as cp
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 import optax_ftml
 from tests import reference
-from tests.prox import cases
 
 STEPS = 2000
 TIMES = np.arange(STEPS)
@@ -25,20 +25,6 @@ def problem(shape, steps=STEPS, decades=0):
     return rng.normal(size=shape), scales * rng.normal(size=(steps, *shape))
 
 
-def relative_error(actual, expected):
-    return np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
-
-
-def project_simplex(leader, step_size):
-    """The projection in the metric, by sorting."""
-    order = np.argsort(-leader / step_size)
-    x, s = (np.take_along_axis(a, order, -1) for a in (leader, step_size))
-    levels = (np.cumsum(x, -1) - 1) / np.cumsum(s, -1)
-    count = np.sum(x > levels * s, -1, keepdims=True)
-    level = np.take_along_axis(levels, count - 1, -1)
-    return np.maximum(leader - level * step_size, 0)
-
-
 PROXES = {
     "none": (None, reference.free),
     "identity": (reference.free, reference.free),
@@ -47,7 +33,6 @@ PROXES = {
         optax_ftml.prox.l1(0.1),
         lambda x, s: np.sign(x) * np.maximum(np.abs(x) - 0.1 * s, 0),
     ),
-    "simplex": (optax_ftml.prox.simplex(), project_simplex),
 }
 RATES = {
     "constant": np.full(STEPS, 0.01),
@@ -86,7 +71,7 @@ def test_equals_the_textbook(x64, name, dtype, bounded, unbounded):
     assert actual.dtype == dtype
     assert np.max(np.abs(expected - theta)) > 0.1
     errors = np.abs(actual - np.moveaxis(expected, 0, 2)).max((1, 2, 3))
-    limits = np.full(3, bounded if name in ("box", "simplex") else unbounded)
+    limits = np.full(3, bounded if name == "box" else unbounded)
     if dtype == "float32" and prox is not None:
         # What a rounding holds at a small rate counts at a large one.
         limits[list(RATES).index("jumping")] = 1e-3
@@ -96,11 +81,9 @@ def test_equals_the_textbook(x64, name, dtype, bounded, unbounded):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("none", "float64"),
-        ("identity", "float64"),
-        ("box", "float64"),
         ("none", "complex128"),
         ("identity", "complex128"),
+        ("box", "float64"),
     ],
 )
 def test_equals_the_textbook_in_a_chain_with_every_number_changing(
@@ -138,36 +121,15 @@ def test_equals_the_textbook_in_a_chain_with_every_number_changing(
             prox=prox,
         ),
     )
-    assert relative_error(trajectory(optimizer, theta, grads), expected) < 1e-11
+    actual = trajectory(optimizer, theta, grads)
+    size = np.max(np.abs(expected))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-11 * size)
 
 
-@pytest.mark.parametrize("b1", [0.0, 0.9])
-def test_is_rms_with_a_step_factor(x64, b1):
-    theta, grads = problem((3,), decades=3)
-    rms = optax.chain(
-        optax.scale_by_rms(
-            0.999, 1e-8, eps_in_sqrt=False, bias_correction=True
-        ),
-        optax.scale_by_schedule(lambda t: (1 - b1) / (1 - b1 ** (t + 1))),
-    )
-    actual = trajectory(optax_ftml.scale_by_ftml(b1=b1), theta, grads)
-    expected = trajectory(rms, theta, grads)
-    assert relative_error(actual, expected) < 1e-12
-
-
-def test_is_adagrad_in_the_limit(x64):
-    # With b1 = 0, b2 -> 1 and lr_t = lr / sqrt(t).
-    theta, grads = problem((3,), steps=500, decades=3)
-    sums = np.cumsum(grads**2, axis=0)
-    expected = theta - np.cumsum(0.1 * grads / np.sqrt(sums), axis=0)
-    optimizer = optax_ftml.ftml(
-        lambda t: 0.1 / jnp.sqrt(t + 1.0), b1=0.0, b2=1 - 1e-9, eps=0.0
-    )
-    assert relative_error(trajectory(optimizer, theta, grads), expected) < 1e-6
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
-def test_proximal_adam_with_the_prox_of_nothing_is_adam(x64, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-13), ("complex64", 3e-6)]
+)
+def test_proximal_adam_with_the_prox_of_nothing_is_adam(x64, dtype, tolerance):
     theta, grads = problem((6,), steps=500, decades=3)
     if dtype == "complex64":
         grads, theta = grads * (1 + 2j), theta * (1 - 1j)
@@ -177,45 +139,30 @@ def test_proximal_adam_with_the_prox_of_nothing_is_adam(x64, dtype):
     actual = trajectory(optimizer, theta, grads)
     expected = trajectory(optax.adam(*arguments), theta, grads)
     assert actual.dtype == dtype
-    tolerance = 1e-13 if dtype == "float64" else 3e-6
     np.testing.assert_allclose(actual, expected, tolerance, tolerance)
 
 
-def train(optimizer, f, start, steps=20_000):
-    def step(_, carry):
-        theta, state = carry
-        updates, state = optimizer.update(jax.grad(f)(theta), state, theta)
-        return optax.apply_updates(theta, updates), state
-
-    theta = jnp.asarray(start, float)
-    return jax.lax.fori_loop(0, steps, step, (theta, optimizer.init(theta)))[0]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def end(optimizer, f, start):
+    grads = jax.grad(f)
+    return reference.run(optimizer, start, lambda t, x: grads(x), 20_000)[0][-1]
 
 
-@pytest.mark.parametrize("name", ["box", "l1", "simplex", "group_lasso"])
-def test_proximal_adam_ends_on_the_solver_s_optimum(x64, name):
-    """Least squares with columns over two decades, as for ftml."""
+@pytest.mark.parametrize("name", ["box", "l1"])
+def test_proximal_adam_ends_where_a_gradient_step_and_the_prox_do(x64, name):
+    """Which is the optimum. Least squares with columns over two decades."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(30, cases.SIZE)) * np.logspace(-1, 1, cases.SIZE)
-    x /= np.sqrt(len(x))
-    y = x @ (1 + rng.normal(size=cases.SIZE)) + rng.normal(size=len(x))
-
-    def f(theta):
-        return jnp.sum((x @ theta - y) ** 2) / 2
-
-    case = cases.CONVEX[name]
+    x = rng.normal(size=(30, 6)) * np.logspace(-1, 1, 6) / np.sqrt(30)
+    y = x @ (1 + rng.normal(size=6)) + rng.normal(size=30)
+    prox, numpy_prox = PROXES[name]
     schedule = optax.cosine_decay_schedule(0.02, 20_000, alpha=1e-6)
-    optimizer = optax_ftml.proximal_adam(
-        schedule, prox=case.make(None), b2=0.99
+    optimizer = optax_ftml.proximal_adam(schedule, b2=0.99, prox=prox)
+    theta = np.asarray(
+        end(optimizer, lambda t: jnp.sum((x @ t - y) ** 2) / 2, np.zeros(6))
     )
-    end = train(optimizer, f, np.zeros(cases.SIZE))
-    theta = cp.Variable(cases.SIZE)
-    penalty, constraints = case.problem(theta)
-    objective = cp.Minimize(cp.sum_squares(x @ theta - y) / 2 + penalty)
-    problem = cp.Problem(objective, constraints)
-    least = problem.solve(solver="CLARABEL", tol_gap_abs=1e-9, tol_feas=1e-9)
-    theta.value = np.asarray(end)
-    assert max([0, *(np.max(c.violation()) for c in constraints)]) < 1e-9
-    assert problem.objective.value <= least * (1 + 1e-4)
+    after = numpy_prox(theta - x.T @ (x @ theta - y), np.ones(6))
+    np.testing.assert_allclose(after, theta, atol=1e-4)
+    assert np.any(theta != 0)
 
 
 def parabola(x):
@@ -232,9 +179,9 @@ def rosenbrock(x):
     [(0.1, parabola, (3, 3), (1, -2)), (0.02, rosenbrock, (-1, 1), (1, 1))],
 )
 def test_converges(form, rate, f, start, minimizer):
-    schedule = optax.cosine_decay_schedule(rate, 20_000)
-    end = train(reference.FORMS[form](schedule), f, start)
-    np.testing.assert_allclose(end, minimizer, atol=1e-2)
+    optimizer = reference.FORMS[form](optax.cosine_decay_schedule(rate, 20_000))
+    theta = end(optimizer, f, jnp.array(start, float))
+    np.testing.assert_allclose(theta, minimizer, atol=1e-2)
 
 
 @FORMS

@@ -1,10 +1,5 @@
-"""Sharded training on 8 devices, and in two processes, equals training on one.
+"""Training on 8 devices, and in two processes, equals training on one."""
 
-In processes of their own, because the number of devices is fixed when JAX
-starts.
-"""
-
-import json
 import os
 import pathlib
 import socket
@@ -12,58 +7,147 @@ import subprocess
 import sys
 
 import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-SCRIPT = pathlib.Path(__file__).parent / "programs" / "sharded_training.py"
+import optax_ftml
+
+SPECS = {
+    "b": P("x"),
+    "s": P(),
+    "w": P("x", "y"),
+    "w2": P(None, ("y", "x")),
+    "w3": P(None, "y"),
+}
+SHAPES = {"b": (8,), "s": (), "w": (16, 8), "w2": (8, 16), "w3": (8, 24)}
+BOX = optax_ftml.prox.box(-0.5, 0.5)
+FORMS = {
+    "delta": optax_ftml.ftml(0.01),
+    "leader": optax_ftml.ftml(0.01, prox=BOX),
+    "adam": optax_ftml.proximal_adam(0.01, prox=BOX),
+    "low": optax_ftml.ftml(0.01, accumulator_dtype=jnp.bfloat16),
+    "chain": optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(1e-2),
+        optax_ftml.ftml(0.01),
+    ),
+}
 
 
-def start(*args):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+def make_mesh(axis_type):
+    return jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+
+
+def partition(forms):
+    """One optimizer in which each form has parameters of its own."""
+    return optax.partition(
+        {form: FORMS[form] for form in forms}, {form: form for form in forms}
     )
 
 
-def finish(process):
-    output, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    return json.loads(output.splitlines()[-1])
+def make_params(forms, mesh=None):
+    """Parameters for each form, on one device or sharded over a mesh's."""
+
+    def place(name, p):
+        if mesh is None:
+            return jnp.asarray(p)
+        sharding = NamedSharding(mesh, SPECS[name])
+        return jax.make_array_from_callback(p.shape, sharding, p.__getitem__)
+
+    rng = np.random.default_rng(0)
+    params = {
+        name: rng.uniform(-1, 1, shape).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
+    return {form: {k: place(k, p) for k, p in params.items()} for form in forms}
+
+
+def train(params, wrap=lambda step, state: step):
+    """The parameters and state after ten steps, and how often they compiled."""
+    optimizer = partition(params)
+
+    def step(params, state):
+        # Of a function whose minimum is partly outside the box.
+        grads = jax.tree.map(lambda p: jnp.sin(3 * p) + p - 0.3, params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    step = jax.jit(wrap(step, state), donate_argnums=(0, 1))
+    for _ in range(10):
+        params, state = step(params, state)
+    return params, state, step._cache_size()
 
 
 @pytest.fixture(scope="module")
-def results():
-    return finish(start("one-process"))
+def single():
+    return train(make_params(FORMS))[0]
 
 
 def assert_equal(params, single):
-    assert params
-    expected = {form: single["params"][form] for form in params}
+    expected = {form: single[form] for form in params}
     chex.assert_trees_all_close(params, expected, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("way", ["auto", "explicit", "shard_map"])
-def test_sharded_training_equals_training_on_one_device(results, way):
-    assert_equal(results[way]["params"], results["single"])
+@pytest.mark.usefixtures("eight_devices")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_jit_over_shardings_and_the_state_is_sharded_alike(single, axis_type):
+    # In the mesh's context init puts the scalars on it too, without which the
+    # second step would compile again.
+    mesh = make_mesh(axis_type)
+    with jax.set_mesh(mesh):
+        params, state, compilations = train(make_params(FORMS, mesh))
+    assert compilations == 1
+    assert_equal(params, single)
+    shardings = {p.shape: p.sharding for p in params["delta"].values()}
+    for x in jax.tree.leaves(state):
+        assert x.sharding.is_equivalent_to(shardings[x.shape], x.ndim)
 
 
-@pytest.mark.parametrize("way", ["auto", "explicit"])
-def test_state_is_sharded_as_the_parameters_and_compiles_once(results, way):
-    assert results[way]["state_is_sharded_as_params"]
-    assert results[way]["compilations"] == 1
+@pytest.mark.usefixtures("eight_devices")
+def test_shard_map(single):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    params = make_params(["leader", "adam"])
+
+    def wrap(step, state):
+        specs = jax.tree.map(
+            lambda x: P("x") if x.ndim else P(), (params, state)
+        )
+        return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
+
+    assert_equal(train(params, wrap)[0], single)
 
 
-def test_devices_communicate_the_norm_alone(results):
+@pytest.mark.usefixtures("eight_devices")
+def test_devices_communicate_the_norm_alone():
     """That of optax.clip_by_global_norm, in one of the five forms."""
-    assert results["collectives"] == [["all-reduce", 4]]
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("x"))
+    shape = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=sharding)
+    report = optax_ftml.fusion_report(
+        partition(FORMS), dict.fromkeys(FORMS, shape)
+    )
+    assert report.device_parameters * 8 == report.parameters
+    assert report.collectives == (("all-reduce", 4),)
 
 
-def test_two_processes_equal_one(results):
+def test_two_processes():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    processes = [start("two-processes", port, index) for index in range(2)]
-    for process in processes:
-        assert_equal(finish(process), results["single"])
+    program = "tests.programs.two_processes"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", program, str(port), str(index)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            cwd=pathlib.Path(__file__).parents[1],
+        )
+        for index in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]

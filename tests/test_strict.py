@@ -16,16 +16,11 @@ pytestmark = pytest.mark.usefixtures("strict")
 ftml = optax_ftml.ftml
 L1, SIMPLEX = prox.l1(0.01), prox.simplex()
 FALLING = optax.linear_schedule(0.1, 0.0, 2)
-BFLOAT16, FLOAT64 = (
-    {"accumulator_dtype": dtype} for dtype in (jnp.bfloat16, jnp.float64)
-)
+BFLOAT16 = {"accumulator_dtype": jnp.bfloat16}
+FLOAT64 = {"accumulator_dtype": jnp.float64}
 OPTIMIZERS = {
-    "delta": lambda: ftml(FALLING),
+    "delta": lambda: ftml(FALLING, **FLOAT64),
     "delta, b2=0": lambda: ftml(b2=0.0, eps=0.0, eps_root=1e-8),
-    "delta, float64 v": lambda: ftml(**FLOAT64),
-    "injected": lambda: optax.inject_hyperparams(
-        ftml, hyperparam_dtype=jnp.float32
-    )(0.01),
     "rounding": lambda: optax.chain(
         optax.clip(0.5),
         optax_ftml.scale_by_ftml(**BFLOAT16),
@@ -33,7 +28,9 @@ OPTIMIZERS = {
         optax.scale_by_learning_rate(0.01),
         optax_ftml.stochastic_rounding(),
     ),
-    "master": lambda: optax_ftml.with_master_params(ftml(0.01)),
+    "master of injected": lambda: optax_ftml.with_master_params(
+        optax.inject_hyperparams(ftml)(0.01)
+    ),
     "mxnet": lambda: mxnet.ftml(
         0.01,
         wd=0.01,
@@ -41,10 +38,8 @@ OPTIMIZERS = {
         rescale_grad=0.5,
         lr_scheduler=mxnet.FactorScheduler(step=2, factor=0.5),
     ),
-    "leader": lambda: ftml(FALLING, prox=SIMPLEX),
-    "leader, b1=0": lambda: ftml(b1=0, prox=L1),
-    "leader, float64 v": lambda: ftml(prox=L1, **FLOAT64),
-    "leader, bfloat16 v": lambda: ftml(prox=L1, **BFLOAT16),
+    "leader": lambda: ftml(FALLING, prox=SIMPLEX, **BFLOAT16),
+    "leader, b1=0": lambda: ftml(b1=0, prox=L1, **FLOAT64),
     "adam": lambda: optax_ftml.proximal_adam(0.01, prox=SIMPLEX),
     "by_path": lambda: ftml(prox=prox.by_path({"a": prox.simplex(axis=-1)})),
 }

@@ -37,9 +37,3 @@ def test_says_what_is_wrong_with_an_optimizer(optimizer, capsys):
     arguments = ["report", "--params", "mlp", "--optimizer", optimizer]
     assert __main__.main(arguments) == 1
     assert f"got {optimizer}:" in capsys.readouterr().out
-
-
-def test_unknown_command_names_the_known_one(capsys):
-    with pytest.raises(SystemExit):
-        __main__.main(["rapport"])
-    assert "report" in capsys.readouterr().err
