@@ -57,6 +57,24 @@ def test_equals_share_alike_and_slices_may_be_empty(name):
         assert f(jnp.ones(shape), 1.0).shape == shape
 
 
+@pytest.mark.parametrize("scale", [1e-17, 1e-9, 1e9, 1e17])
+def test_norms_have_no_unit(scale):
+    """Leaders, radii and strengths in another unit give the same in it."""
+    leader, s = map(np.float32, cases.draw_rows(np.random.default_rng(0)))
+    strengths = np.linalg.norm(leader / s, axis=-1, keepdims=True)
+    strengths *= np.linspace(0, 1.2, cases.ROWS)[:, None]
+    for f, number in (
+        (prox.l2_ball, 1.3),
+        (prox.l2_sphere, 1.3),
+        (prox.group_lasso, strengths),
+    ):
+        theta = f(scale * number, axis=-1)(scale * leader, s)
+        expected = f(number, axis=-1)(leader, s)
+        np.testing.assert_allclose(
+            theta / scale, expected, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_a_leader_with_the_right_sum_may_be_outside():
     leader = jnp.array([1.5, 0.0, -0.5])
     for f in (SUMS["simplex"], SUMS["box_section"]):
