@@ -45,6 +45,9 @@ OPTIMIZERS = {
 }
 PROXES = {name: case.make for name, case in cases.CONVEX.items()}
 PROXES |= cases.NOT_CONVEX
+PROXES["intersection"] = lambda axis: prox.intersection(
+    prox.simplex(axis=axis), prox.box(0.0, 0.6)
+)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

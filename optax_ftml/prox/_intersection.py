@@ -79,17 +79,18 @@ def intersection(
             return leader
         problem = _fixed_point.Problem("intersection", leader, step_size)
         x, s = problem.x, problem.s
+        roots = jnp.sqrt(s)[None]
 
         def in_turn(z):
             """Returns the last point, and the residual for p = sqrt(s) z."""
-            p = jnp.sqrt(s) * z.reshape(-1, x.size)
+            p = roots * z.reshape(-1, x.size)
             theta = problem.apply(proxes[0], x - jnp.sum(p, 0), step_size)
             changes = []
             for prox, p_k in zip(proxes[1:], p, strict=True):
                 before = theta
                 theta = problem.apply(prox, before + p_k, step_size)
                 changes.append(before - theta)
-            return theta, jnp.ravel(jnp.stack(changes) / jnp.sqrt(s))
+            return theta, jnp.ravel(jnp.stack(changes) / roots)
 
         def solve(start):
             def step(z):
@@ -114,7 +115,7 @@ def _is_far(z, theta, residual, x, s, tolerance):
     """Whether the proxes' points are too far apart."""
     z, residual = (jnp.abs(a).reshape(-1, x.size) for a in (z, residual))
     size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
-    rounding = 4 * jnp.finfo(x.dtype).eps * (size + z)
+    rounding = 4 * jnp.finfo(x.dtype).eps * (size[None] + z)
     apart = jnp.ravel(jnp.maximum(residual - rounding, 0))
     # The solution may be farther than the points are from each other.
     return norm(apart) > tolerance / 100 * norm((theta - x) / jnp.sqrt(s))

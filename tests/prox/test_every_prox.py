@@ -34,7 +34,7 @@ def make(name, axis, **kwargs):
 def rows(name):
     """The prox of each row, jitted once for all tests."""
     if name == "in_metric":
-        return cases.jit(jax.vmap(make(name, None)))
+        return jax.jit(jax.vmap(make(name, None)))
     return jax.jit(make(name, -1))
 
 
