@@ -92,7 +92,9 @@ def check_dtype(name: str, dtype: Any, *known: str | None) -> None:
     dtypes = [x and jnp.dtype(x) for x in known]
     dtypes.append(jax.dtypes.canonicalize_dtype("float64"))  # Or it is float32.
     is_array = isinstance(dtype, jax.Array)
-    is_right = not is_array and dtype in dtypes
+    # NumPy takes None for float64.
+    is_known = dtype in dtypes and (dtype is not None or None in known)
+    is_right = not is_array and is_known
     check(is_right, name, right + _CALLED * is_array, repr(dtype))
 
 

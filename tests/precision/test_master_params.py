@@ -172,3 +172,9 @@ def test_errors():
     params = jnp.ones(2, jnp.bfloat16)
     with pytest.raises(ValueError, match="params must be given"):
         optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("dtype", [None, "float16", jnp.bfloat16, 32])
+def test_a_copy_has_a_full_dtype(x64, dtype):
+    with pytest.raises(ValueError, match="dtype must be float32 or.*float64"):
+        optax_ftml.with_master_params(optax.sgd(0.1), dtype)
