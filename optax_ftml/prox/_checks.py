@@ -117,8 +117,9 @@ def leaves_of(
 
     def wide(x, s):
         s = jnp.asarray(s, _numerics.at_least_float32(jnp.real(x)))
-        largest = _numerics.bound(s.dtype)
-        s = jnp.where(s >= largest, _numerics.bound(dtype), s.astype(dtype))
+        if s.dtype != dtype:  # What is without a gradient has the bound there.
+            largest = _numerics.bound(s.dtype)
+            s = jnp.where(s >= largest, _numerics.bound(dtype), s.astype(dtype))
         return jnp.broadcast_to(s, jnp.shape(x))
 
     steps = jax.tree.leaves(jax.tree.map(wide, leader, step_size))

@@ -123,6 +123,8 @@ def halley_step(
     total, slope, curvature = slices.sums(
         slices.map(derivatives, mu, unit, *arguments)
     )
+    # From mu = 0 it may overflow. Then this is a step of Newton's.
+    curvature = jnp.where(jnp.isfinite(curvature), curvature, 0)
     value, slope, curvature = _two_derivatives(
         lambda t: residual(total + t * (slope + t * curvature / 2)), mu
     )

@@ -80,8 +80,7 @@ def group_lasso(
         return jnp.square(x * _search.reciprocal(mu + strength * s))
 
     def start(x, s, strength):
-        # Not 0, from where derivatives in units of 1 may overflow.
-        return jnp.maximum(jnp.abs(x) - strength * s, 1e-6 * jnp.abs(x))
+        return jnp.abs(x) - strength * s
 
     def member(strength, x, s, l1):
         x = _separable.soft_threshold(x, s, l1, non_negative)
