@@ -176,5 +176,5 @@ def test_errors():
 
 @pytest.mark.parametrize("dtype", [None, "float16", jnp.bfloat16, 32])
 def test_a_copy_has_a_full_dtype(x64, dtype):
-    with pytest.raises(ValueError, match="dtype must be float32 or.*float64"):
+    with pytest.raises(ValueError, match=r"dtype must be float32 or.*float64"):
         optax_ftml.with_master_params(optax.sgd(0.1), dtype)
