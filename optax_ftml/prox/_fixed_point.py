@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 
 from optax_ftml import _checks as _shared_checks
-from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _slices
 
@@ -35,29 +34,31 @@ class _State(NamedTuple):
     """Where the iteration stands.
 
     Attributes:
-        z: The last point that was good enough to stay.
+        z: The last point that was good enough to stay, a tree.
         residual: Its residual.
         move: What is added to z next.
-        stretch: How many residuals long a plain step is.
-        moves: The last moves, one per row.
+        is_plain: Whether that is the residual, and the next point stays.
+        stretch: How many residuals long a plain move is.
+        moves: The last moves, with an axis in front.
         changes: What they added to the residual.
         goes_on: Whether the solution is not yet good enough.
         number: How many residuals there have been.
     """
 
-    z: jax.Array
-    residual: jax.Array
-    move: jax.Array
+    z: Any
+    residual: Any
+    move: Any
+    is_plain: jax.Array | bool
     stretch: jax.Array | float
-    moves: jax.Array
-    changes: jax.Array
+    moves: Any
+    changes: Any
     goes_on: jax.Array | bool
     number: jax.Array | int
 
 
 def iterate(
-    residual: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    start: jax.Array,
+    residual: Callable[[Any], tuple[Any, jax.Array]],
+    start: Any,
     max_steps: int | jax.Array,
 ) -> _State:
     """Iterates until the residual is good enough, or for so many steps.
@@ -65,38 +66,48 @@ def iterate(
     Args:
         residual: A function of z that returns the residual, and whether it is
             not yet good enough.
-        start: The first z, a vector.
+        start: The first z, a tree.
         max_steps: How many residuals to take at most.
     """
 
     def step(now):
-        z = now.z + now.move
+        z = each(jnp.add, now.z, now.move)
         r, goes_on = residual(z)
-        change = jnp.where(now.number > 0, r - now.residual, 0)
-        oldest = now.number % MEMORY
-        moves = now.moves.at[oldest].set(now.move)
-        changes = now.changes.at[oldest].set(change)
+        is_first = now.number == 0
+        change = each(
+            lambda new, old: jnp.where(is_first, 0, new - old), r, now.residual
+        )
+        moves, changes = each(
+            lambda rows, row: rows.at[now.number % MEMORY].set(row),
+            (now.moves, now.changes),
+            (now.move, change),
+        )
 
-        was_plain = jnp.all(now.move == now.residual)
         is_along = dot(r, now.move) >= -BACK * dot(now.residual, now.move)
-        stays = is_along | was_plain | ~goes_on
-        z = jnp.where(stays, z, now.z)
-        r = jnp.where(stays, r, now.residual)
+        stays = is_along | now.is_plain | ~goes_on
+        z, r = each(
+            lambda new, old: jnp.where(stays, new, old),
+            (z, r),
+            (now.z, now.residual),
+        )
 
         is_constant = stays & (norm(change) < CONSTANT * norm(now.residual))
         stretch = jnp.where(is_constant, 2 * now.stretch, 1)
         move = _anderson(r, moves, changes)
         is_plain = ~stays | is_constant | (dot(r, move) <= 0)
-        move = jnp.where(is_plain, stretch * r, move)
+        move = each(lambda r, m: jnp.where(is_plain, stretch * r, m), r, move)
+        is_plain &= ~is_constant
         number = now.number + 1
-        return _State(z, r, move, stretch, moves, changes, goes_on, number)
+        return _State(
+            z, r, move, is_plain, stretch, moves, changes, goes_on, number
+        )
 
-    zeros = jnp.zeros_like(start)
-    none = jnp.zeros((MEMORY, start.size), start.dtype)
+    zeros = each(jnp.zeros_like, start)
+    none = each(lambda x: jnp.zeros((MEMORY, *x.shape), x.dtype), start)
     return jax.lax.while_loop(
         lambda now: now.goes_on & (now.number < max_steps),
         step,
-        _State(start, zeros, zeros, 1.0, none, none, True, 0),
+        _State(start, zeros, zeros, True, 1.0, none, none, True, 0),
     )
 
 
@@ -106,30 +117,48 @@ def _anderson(residual, moves, changes):
     That is residual - shares @ (moves + changes), with the shares for which
     shares @ changes is nearest to the residual.
     """
-    sizes = norm(changes)
-    sizes = jnp.where(sizes > 0, sizes, 1)
-    units = changes / sizes[:, None]
-    ridge = 10 * jnp.finfo(sizes.dtype).eps * jnp.eye(MEMORY, dtype=sizes.dtype)
-    products = dot(units, units.T) + ridge
-    shares = jnp.linalg.solve(products, dot(units, residual)) / sizes
-    return residual - dot(shares, moves + changes)
+    products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
+    sizes = jnp.sqrt(jnp.diagonal(products))
+    scale = 1 / jnp.where(sizes > 0, sizes, 1)
+    ridge = 10 * jnp.finfo(scale.dtype).eps * jnp.eye(MEMORY, dtype=scale.dtype)
+    shares = scale * jnp.linalg.solve(
+        products * jnp.outer(scale, scale) + ridge,
+        scale * jax.vmap(dot, (0, None))(changes, residual),
+    )
+    return each(
+        lambda r, m, c: (
+            r - jnp.tensordot(shares, m + c, 1, precision="highest")
+        ),
+        residual,
+        moves,
+        changes,
+    )
 
 
-# On accelerators the default multiplies in fewer digits.
-dot = functools.partial(jnp.matmul, precision="highest")
-norm = functools.partial(jnp.linalg.norm, axis=-1)
+each = jax.tree.map
+
+
+def dot(a: Any, b: Any) -> jax.Array:
+    """Returns the inner product of two trees."""
+    sums = each(lambda x, y: jnp.sum(x * y), a, b)
+    return functools.reduce(jnp.add, jax.tree.leaves(sums))
+
+
+def norm(a: Any) -> jax.Array:
+    """Returns the Euclidean norm of a tree."""
+    return jnp.sqrt(dot(a, a))
 
 
 def root(
-    residual: Callable, solve: Callable, start: jax.Array, tolerance: float
-) -> tuple[jax.Array, Any]:
+    residual: Callable, solve: Callable, start: Any, tolerance: float
+) -> tuple[Any, Any]:
     """Returns the z where the residual is 0, with its derivative.
 
     Args:
         residual: A function of z. What it closes over may have derivatives.
         solve: A function of `start` that returns z, and what z does not depend
             on.
-        start: The first z, a vector.
+        start: The first z, a tree.
         tolerance: The relative error of the linear equation for the derivative.
     """
 
@@ -138,25 +167,31 @@ def root(
             matvec, y, tol=tolerance, maxiter=50, solve_method="incremental"
         )[0]
 
-    return jax.lax.custom_root(
-        residual,
-        start,
-        lambda _, start: solve(start),
+    def tangent_solve(slope, y):
+        # One vector, for JAX cannot transpose where some of several are known.
+        y, as_tree = jax.flatten_util.ravel_pytree(y)
+
+        def matvec(v):
+            return jax.flatten_util.ravel_pytree(slope(as_tree(v)))[0]
+
         # GMRES alone has no transpose.
-        lambda slope, y: jax.lax.custom_linear_solve(slope, y, invert, invert),
-        has_aux=True,
+        return as_tree(jax.lax.custom_linear_solve(matvec, y, invert, invert))
+
+    return jax.lax.custom_root(
+        residual, start, lambda _, z: solve(z), tangent_solve, has_aux=True
     )
 
 
 class Problem:
-    """A leader and its step sizes as two real vectors, without units.
+    """A leader and its step sizes as lists of real arrays, without units.
 
     Attributes:
-        x: The leader over its length, in at least float32. Complex numbers are
-            two.
+        x: The leader over its length, in one dtype of at least float32. Complex
+            numbers are two.
         s: The relative step sizes. Those below rounding of the largest are
             raised to it. Where there has been no gradient yet the step size is
             that of the others many times, and these go first.
+        middle: The geometric mean of the smallest and the largest of these.
         largest: The largest step size where there has been a gradient, of shape
             (); 0 if there has been none at all.
     """
@@ -166,35 +201,39 @@ class Problem:
             name, leader, step_size, is_complex=True
         )
         self._structure = jax.tree.structure(leader)
-        parts = list(map(_parts, self._leaves))
-        x, self._unravel = _ravel(parts)
-        _, power = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(x))))
-        self._length = jnp.ldexp(jnp.ones([], x.dtype), power)
-        self.x = x / self._length
+        x = each(_parts, self._leaves)
+        _, power = jnp.frexp(jax.lax.stop_gradient(_largest(each(jnp.abs, x))))
+        self._length = jnp.ldexp(jnp.ones([], x[0].dtype), power)
+        self.x = each(lambda x: x / self._length, x)
 
-        steps = [jnp.where(_slices.is_unresisted(s), jnp.inf, s) for s in steps]
-        s, _ = _ravel(map(jnp.broadcast_to, steps, map(jnp.shape, parts)))
-        live = jnp.where(s < jnp.inf, s, 0)
-        self.largest = jax.lax.stop_gradient(jnp.max(live))
-        relative = s / jnp.where(self.largest > 0, self.largest, 1)
-        self.s = jnp.clip(relative, jnp.finfo(s.dtype).eps, FIRST)
+        live = [jnp.where(_slices.is_unresisted(s), 0, s) for s in steps]
+        self.largest = jax.lax.stop_gradient(_largest(live))
+        unit = jnp.where(self.largest > 0, self.largest, 1)
 
-    def apply(self, prox: Callable, v: jax.Array, step_size: Any) -> jax.Array:
-        """Returns what a function makes of a vector's tree."""
-        tree = self.tree(v)
+        def relative(s, x):
+            ratio = jnp.where(_slices.is_unresisted(s), FIRST, s / unit)
+            ratio = jnp.maximum(ratio, jnp.finfo(s.dtype).eps)
+            return jnp.broadcast_to(ratio, x.shape)
+
+        self.s = each(relative, steps, x)
+        ends = _largest(self.s), _largest(each(jnp.reciprocal, self.s))
+        self.middle = jax.lax.stop_gradient(jnp.sqrt(ends[0] / ends[1]))
+
+    def apply(self, prox: Callable, x: Any, step_size: Any) -> Any:
+        """Returns what a function makes of such a list's tree."""
+        tree = self.tree(x)
         theta = prox(tree, step_size)
         _shared_checks.check_like_leader(theta, tree)
-        theta, _ = _ravel(map(_parts, jax.tree.leaves(theta)))
-        return theta / self._length
+        return [_parts(x) / self._length for x in jax.tree.leaves(theta)]
 
-    def tree(self, v: jax.Array) -> Any:
-        """Returns a vector as a tree like the leader, in at least float32."""
+    def tree(self, x: Any) -> Any:
+        """Returns such a list as a tree like the leader."""
 
-        def leaf(x, part):
-            part = jax.lax.complex(*part) if jnp.iscomplexobj(x) else part
-            return part.astype(x.dtype)
+        def leaf(x, like):
+            x = x * self._length
+            return jax.lax.complex(*x) if jnp.iscomplexobj(like) else x
 
-        leaves = map(leaf, self._leaves, self._unravel(v * self._length))
+        leaves = each(leaf, x, self._leaves)
         return jax.tree.unflatten(self._structure, leaves)
 
 
@@ -203,11 +242,10 @@ def _parts(x):
     return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
 
 
-def _ravel(arrays):
-    """Returns arrays as one vector in the widest dtype, and the way back."""
-    arrays = list(arrays)
-    dtype = _numerics.at_least_float32(*arrays)
-    return jax.flatten_util.ravel_pytree([x.astype(dtype) for x in arrays])
+def _largest(arrays):
+    return functools.reduce(
+        jnp.maximum, [jnp.max(x, initial=0) for x in arrays]
+    )
 
 
 def check(tolerance: Any, max_iterations: Any) -> None:

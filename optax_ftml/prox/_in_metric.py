@@ -11,6 +11,7 @@ from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _fixed_point
 from optax_ftml.prox._fixed_point import dot
+from optax_ftml.prox._fixed_point import each
 from optax_ftml.prox._fixed_point import norm
 
 
@@ -92,60 +93,68 @@ def in_metric(
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
         problem = _fixed_point.Problem("in_metric", leader, step_size)
-        x, s = problem.x, problem.s
+        x, s, middle = problem.x, problem.s, problem.middle
 
         def split(q, alpha):
             """Returns theta, and the residual that is 0 at the solution."""
-            point = x + (s - alpha) * q
+            point = each(lambda x, s, q: x + (s - alpha) * q, x, s, q)
             theta = problem.apply(f, point, alpha * problem.largest)
-            return theta, theta - x - s * q
+            return theta, each(lambda t, x, s, q: t - x - s * q, theta, x, s, q)
 
-        middle = jnp.sqrt(jnp.min(s) * jnp.max(s))
-        middle = jax.lax.stop_gradient(middle)
         # The solution is that of every alpha, and so is its derivative.
         z, alpha = _fixed_point.root(
-            lambda z: split(z / (s + middle), middle)[1],
+            lambda z: split(_q(z, s, middle), middle)[1],
             lambda z: _solve(split, x, s, middle, tolerance, max_iterations),
-            jnp.zeros_like(x),
+            each(jnp.zeros_like, x),
             tolerance,
         )
-        theta, _ = split(z / (s + middle), alpha)
+        theta, _ = split(_q(z, s, middle), alpha)
         return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return prox
+
+
+def _q(z, s, alpha):
+    return each(lambda z, s: z / (s + alpha), z, s)
+
+
+def _z(q, s, alpha):
+    return each(lambda q, s: q * (s + alpha), q, s)
 
 
 def _solve(split, x, s, middle, tolerance, max_iterations):
     """Returns z = (s + middle) q, and the last alpha."""
 
     def is_far(theta, residual, alpha):
-        size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
-        rounding = 4 * jnp.finfo(x.dtype).eps * size
-        seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
-        # Strong convexity bounds it by the norm of a subgradient.
-        bound = seen * (1 - s / alpha) / jnp.sqrt(s)
-        return norm(bound) > tolerance * norm(theta - x)
+        def distance(theta, residual, x, s):
+            size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
+            rounding = 4 * jnp.finfo(x.dtype).eps * size
+            seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
+            # Strong convexity bounds it by the norm of a subgradient.
+            return seen * (1 - s / alpha) / jnp.sqrt(s)
+
+        bound = each(distance, theta, residual, x, s)
+        return norm(bound) > tolerance * norm(each(jnp.subtract, theta, x))
 
     def with_one_alpha(now):
         q, alpha, number, _ = now
 
-        def residual(z):
-            theta, residual = split(z / (s + alpha), alpha)
+        def step(z):
+            theta, residual = split(_q(z, s, alpha), alpha)
             return residual, is_far(theta, residual, alpha)
 
-        end = _fixed_point.iterate(
-            residual, (s + alpha) * q, _fixed_point.MEMORY + 1 + number // 2
-        )
+        steps = _fixed_point.MEMORY + 1 + number // 2
+        end = _fixed_point.iterate(step, _z(q, s, alpha), steps)
         r = end.residual
-        q = jnp.where(end.goes_on, end.z + r, end.z) / (s + alpha)
+        z = each(lambda z, r: jnp.where(end.goes_on, z + r, z), end.z, r)
         # Where the bound is least, for this residual.
-        best = dot(r, s * r) / dot(r, r)
-        alpha = jnp.where(end.goes_on & (best > 0), best, alpha)
-        return q, alpha, number + end.number, end.goes_on
+        best = dot(r, each(jnp.multiply, s, r)) / dot(r, r)
+        best = jnp.where(end.goes_on & (best > 0), best, alpha)
+        return _q(z, s, alpha), best, number + end.number, end.goes_on
 
     q, alpha, _, _ = jax.lax.while_loop(
         lambda now: now[-1] & (now[-2] < max_iterations),
         with_one_alpha,
-        (jnp.zeros_like(x), middle, 0, True),
+        (each(jnp.zeros_like, x), middle, 0, True),
     )
-    return (s + middle) * q, alpha
+    return _z(q, s, middle), alpha

@@ -1,5 +1,7 @@
 """Several sets and penalties at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,7 @@ from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 from optax_ftml.prox import _fixed_point
+from optax_ftml.prox._fixed_point import each
 from optax_ftml.prox._fixed_point import norm
 
 
@@ -79,30 +82,36 @@ def intersection(
             return leader
         problem = _fixed_point.Problem("intersection", leader, step_size)
         x, s = problem.x, problem.s
-        roots = jnp.sqrt(s)[None]
+        roots = each(jnp.sqrt, s)
 
         def in_turn(z):
-            """Returns the last point, and the residual for p = sqrt(s) z."""
-            p = roots * z.reshape(-1, x.size)
-            theta = problem.apply(proxes[0], x - jnp.sum(p, 0), step_size)
-            changes = []
+            """Returns the last point, and the residuals for p = sqrt(s) z."""
+            p = [each(jnp.multiply, roots, z_k) for z_k in z]
+            start = functools.reduce(
+                functools.partial(each, jnp.subtract), p, x
+            )
+            theta = problem.apply(proxes[0], start, step_size)
+            residuals = []
             for prox, p_k in zip(proxes[1:], p, strict=True):
                 before = theta
-                theta = problem.apply(prox, before + p_k, step_size)
-                changes.append(before - theta)
-            return theta, jnp.ravel(jnp.stack(changes) / roots)
+                point = each(jnp.add, before, p_k)
+                theta = problem.apply(prox, point, step_size)
+                moved = each(jnp.subtract, before, theta)
+                residuals.append(each(jnp.divide, moved, roots))
+            return theta, residuals
 
         def solve(start):
             def step(z):
-                theta, residual = in_turn(z)
-                return residual, _is_far(z, theta, residual, x, s, tolerance)
+                theta, residuals = in_turn(z)
+                is_far = _is_far(z, theta, residuals, x, roots, tolerance)
+                return residuals, is_far
 
             return _fixed_point.iterate(step, start, max_iterations).z, ()
 
         z, _ = _fixed_point.root(
             lambda z: in_turn(z)[1],
             solve,
-            jnp.zeros((len(proxes) - 1) * x.size, x.dtype),
+            [each(jnp.zeros_like, x) for _ in proxes[1:]],
             tolerance,
         )
         theta, _ = in_turn(z)
@@ -111,11 +120,18 @@ def intersection(
     return f
 
 
-def _is_far(z, theta, residual, x, s, tolerance):
+def _is_far(z, theta, residuals, x, roots, tolerance):
     """Whether the proxes' points are too far apart."""
-    z, residual = (jnp.abs(a).reshape(-1, x.size) for a in (z, residual))
-    size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / jnp.sqrt(s)
-    rounding = 4 * jnp.finfo(x.dtype).eps * (size[None] + z)
-    apart = jnp.ravel(jnp.maximum(residual - rounding, 0))
+
+    def beyond_rounding(residual, z, theta, x, root):
+        size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / root
+        rounding = 4 * jnp.finfo(x.dtype).eps * (size + jnp.abs(z))
+        return jnp.maximum(jnp.abs(residual) - rounding, 0)
+
+    apart = [
+        each(beyond_rounding, r, z_k, theta, x, roots)
+        for r, z_k in zip(residuals, z, strict=True)
+    ]
+    moved = each(lambda theta, x, root: (theta - x) / root, theta, x, roots)
     # The solution may be farther than the points are from each other.
-    return norm(apart) > tolerance / 100 * norm((theta - x) / jnp.sqrt(s))
+    return norm(apart) > tolerance / 100 * norm(moved)
