@@ -161,6 +161,7 @@ def test_smaller_dense_network(page):
     _same_outputs(page["fill"](model, leaves), small, page["x"][:50])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "slot"), [("ftml", "v"), ("proximal_adam", "nu")]
 )
@@ -186,6 +187,7 @@ def test_unit_that_never_had_a_gradient(page, name, slot):
     _same_outputs(model, small, page["x"])
 
 
+@pytest.mark.slow
 def test_smaller_residual_network(page):
     """Without channels that are 0, and without one that is off for all."""
     stream, inner = page["STREAM"], page["INNER"]

@@ -137,6 +137,7 @@ def test_devices_communicate_the_norm_alone():
     assert report.collectives == (("all-reduce", 4),)
 
 
+@pytest.mark.slow
 def test_two_processes():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

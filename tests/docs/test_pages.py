@@ -19,7 +19,7 @@ import optax_ftml
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
-SLOW = ("several_sets", "smaller_networks")
+SLOW = ("several_sets", "smaller_networks", "structure", "why_the_metric")
 
 
 def code(path):

@@ -51,7 +51,15 @@ def nearest(constraints, leader, step_size):
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("doubly stochastic", "simplex with upper bounds"),
+        pytest.param("three halfspaces", marks=pytest.mark.slow),
+        pytest.param("monotone in a ball", marks=pytest.mark.slow),
+        pytest.param("three that share bounds", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_what_a_solver_finds(x64, name):
     proxes, constraints, shape = CASES[name]
     f = jax.jit(prox.intersection(*proxes))
