@@ -71,6 +71,20 @@ def test_of_narrow_parameters_are_in_float32(dtype):
     chex.assert_trees_all_close(actual, EXPECTED, atol=0.03)
 
 
+def test_hold_what_rounding_keeps_from_the_leader():
+    draw = np.random.default_rng(0).normal
+    params, grads = (jnp.asarray(draw(size=50), jnp.bfloat16) for _ in "pg")
+    optimizer = optax_ftml.ftml(0.1, prox=optax_ftml.prox.box(-9.0, 9.0))
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    theta, g, after = np.float64(params), np.float64(grads), np.float64(after)
+    d = 0.4 * np.abs(g) / 0.1  # Of the first step; b1 is 0.6.
+    leader = theta - 0.4 * g / d
+    assert np.any(leader != after)
+    m = d * (leader - after)
+    np.testing.assert_allclose(optax_ftml.multipliers(state), m, atol=1e-5)
+
+
 def test_of_masked_parameters_are_absent():
     _, state = train(partition(ftml(), optax.sgd(0.1)))
     actual = optax_ftml.multipliers(state)
