@@ -93,8 +93,8 @@ def check_dtype(name: str, dtype: Any, *known: str | None) -> None:
     dtypes.append(jax.dtypes.canonicalize_dtype("float64"))  # Or it is float32.
     is_array = isinstance(dtype, jax.Array)
     # NumPy takes None for float64.
-    is_known = dtype in dtypes and (dtype is not None or None in known)
-    is_right = not is_array and is_known
+    is_left_out = dtype is None and None not in known
+    is_right = not is_array and not is_left_out and dtype in dtypes
     check(is_right, name, right + _CALLED * is_array, repr(dtype))
 
 

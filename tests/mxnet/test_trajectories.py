@@ -39,11 +39,11 @@ def _worst(kind, number, setting):
     return max(excesses)
 
 
-@pytest.mark.parametrize(("number", "setting"), _settings("settings"))
+@pytest.mark.parametrize(("number", "setting"), list(_settings("settings")))
 def test_random_settings_agree_with_mxnet(number, setting):
     assert _worst("settings", number, setting) <= 1
 
 
-@pytest.mark.parametrize(("number", "setting"), _settings("trajectories"))
+@pytest.mark.parametrize(("number", "setting"), list(_settings("trajectories")))
 def test_long_trajectories_agree_with_mxnet(number, setting):
     assert _worst("trajectories", number, setting) <= 0.5
