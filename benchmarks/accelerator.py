@@ -19,8 +19,7 @@ import re
 import statistics
 import tempfile
 import time
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,7 @@ import run
 from parts import trees
 
 import optax_ftml
-from optax_ftml._report import _hlo
-from optax_ftml._report import _models
+from optax_ftml._report import _hlo, _models
 
 RATE = 1e-3
 PAUSE = 0.02  # Seconds between steps, to tell them apart in a profile.

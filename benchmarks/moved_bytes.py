@@ -8,8 +8,7 @@ tree of 68 M parameters; with XLA_FLAGS set, as the flags make them.
 
 import jax
 import jax.numpy as jnp
-from parts import trees
-from parts import worker
+from parts import trees, worker
 
 import optax_ftml
 

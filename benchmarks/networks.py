@@ -30,8 +30,7 @@ import mnist1d
 import numpy as np
 import optax
 import run
-from sklearn import datasets
-from sklearn import model_selection
+from sklearn import datasets, model_selection
 
 import optax_ftml
 from optax_ftml import prox

@@ -22,10 +22,7 @@ import numpy as np
 import optax
 import run
 from optax import projections
-from parts import euclidean
-from parts import pictures
-from parts import tables
-from parts import trees
+from parts import euclidean, pictures, tables, trees
 
 import optax_ftml
 from optax_ftml import prox

@@ -16,9 +16,7 @@ import platform
 import subprocess
 import sys
 
-from parts import pictures
-from parts import tables
-from parts import turns
+from parts import pictures, tables, turns
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"

@@ -19,8 +19,7 @@ import optax
 import orbax.checkpoint as ocp
 import tqdm
 from flax import nnx
-from sklearn import datasets
-from sklearn import model_selection
+from sklearn import datasets, model_selection
 
 import optax_ftml
 

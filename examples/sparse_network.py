@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
+from sklearn import datasets, model_selection
 
 import optax_ftml
 

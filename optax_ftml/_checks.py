@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_ftml import _numerics
-from optax_ftml import _paths
+from optax_ftml import _numerics, _paths
 
 _CALLED = (
     " (optax.inject_hyperparams calls it as a schedule unless static_args "

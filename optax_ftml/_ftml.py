@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ftml import _checks
-from optax_ftml import _numerics
+from optax_ftml import _checks, _numerics
 from optax_ftml._precision import _stochastic_rounding
 
 

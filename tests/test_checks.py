@@ -10,8 +10,7 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml import mxnet
-from optax_ftml import prox
+from optax_ftml import mxnet, prox
 
 INF = float("inf")
 NON_NEGATIVE = prox.non_negative()

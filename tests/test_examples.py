@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples import digits
-from examples import mxnet_job
-from examples import portfolio
-from examples import sparse_network
+from examples import digits, mxnet_job, portfolio, sparse_network
 from optax_ftml import mxnet
 
 PNG = b"\x89PNG"

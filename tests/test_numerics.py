@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import optax_ftml
-from optax_ftml import _numerics
-from optax_ftml import prox
+from optax_ftml import _numerics, prox
 from tests import reference
 
 DTYPES = ["float16", "bfloat16", "float32", "complex64", "float64"]

@@ -12,8 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_ftml
-from optax_ftml import mxnet
-from optax_ftml import prox
+from optax_ftml import mxnet, prox
 from tests import reference
 
 DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64"]

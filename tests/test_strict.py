@@ -8,8 +8,7 @@ import optax
 import pytest
 
 import optax_ftml
-from optax_ftml import mxnet
-from optax_ftml import prox
+from optax_ftml import mxnet, prox
 from tests.prox import cases
 
 pytestmark = pytest.mark.usefixtures("strict")

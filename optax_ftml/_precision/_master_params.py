@@ -1,14 +1,12 @@
 """A full-precision copy of low-precision parameters, for any optimizer."""
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ftml import _checks
-from optax_ftml import _numerics
+from optax_ftml import _checks, _numerics
 from optax_ftml._precision import _stochastic_rounding
 
 

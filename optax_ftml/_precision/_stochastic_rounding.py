@@ -9,8 +9,7 @@ import numpy as np
 import optax
 from jax.extend import random
 
-from optax_ftml import _checks
-from optax_ftml import _numerics
+from optax_ftml import _checks, _numerics
 
 
 class StochasticRoundingState(NamedTuple):

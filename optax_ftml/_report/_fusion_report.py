@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from optax_ftml._report import _compile
-from optax_ftml._report import _hlo
+from optax_ftml._report import _compile, _hlo
 
 
 @dataclasses.dataclass(frozen=True)

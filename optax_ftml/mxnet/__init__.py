@@ -8,18 +8,20 @@ needs MXNet. docs/coming_from_mxnet.md goes through a whole script.
 """
 
 from optax_ftml.mxnet._factory import ftml
-from optax_ftml.mxnet._params_file import load_params
-from optax_ftml.mxnet._params_file import save_params
-from optax_ftml.mxnet._schedulers import CosineScheduler
-from optax_ftml.mxnet._schedulers import FactorScheduler
-from optax_ftml.mxnet._schedulers import MultiFactorScheduler
-from optax_ftml.mxnet._schedulers import PolyScheduler
-from optax_ftml.mxnet._state import state_from_mxnet
-from optax_ftml.mxnet._state import state_to_mxnet
-from optax_ftml.mxnet._states_file import FtmlSlots
-from optax_ftml.mxnet._states_file import load_states
-from optax_ftml.mxnet._states_file import save_states
-from optax_ftml.mxnet._states_file import UpdaterStates
+from optax_ftml.mxnet._params_file import load_params, save_params
+from optax_ftml.mxnet._schedulers import (
+    CosineScheduler,
+    FactorScheduler,
+    MultiFactorScheduler,
+    PolyScheduler,
+)
+from optax_ftml.mxnet._state import state_from_mxnet, state_to_mxnet
+from optax_ftml.mxnet._states_file import (
+    FtmlSlots,
+    load_states,
+    save_states,
+    UpdaterStates,
+)
 
 __all__ = [
     "CosineScheduler",

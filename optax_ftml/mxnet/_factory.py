@@ -5,8 +5,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_ftml import _checks
-from optax_ftml import _ftml
-from optax_ftml import _paths
+from optax_ftml import _checks, _ftml, _paths
 from optax_ftml._precision import _master_params
 from optax_ftml.mxnet import _schedulers
 

@@ -6,16 +6,13 @@ included.
 
 import inspect
 import operator
-from collections.abc import Collection
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from optax_ftml import _checks
-from optax_ftml.mxnet import _factory
-from optax_ftml.mxnet import _pickles
-from optax_ftml.mxnet import _schedulers
+from optax_ftml.mxnet import _factory, _pickles, _schedulers
 
 Key = int | str
 

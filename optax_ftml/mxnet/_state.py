@@ -1,21 +1,16 @@
 """MXNet's d, v and z, and the state of FTML here."""
 
 import functools
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from optax_ftml import _checks
-from optax_ftml import _ftml
-from optax_ftml import _numerics
-from optax_ftml import _paths
+from optax_ftml import _checks, _ftml, _numerics, _paths
 from optax_ftml._precision import _master_params
-from optax_ftml.mxnet import _factory
-from optax_ftml.mxnet import _states_file
+from optax_ftml.mxnet import _factory, _states_file
 
 _FTML = _ftml.ScaleByFtmlState | _ftml.FtmlState
 _MASTER = _master_params.MasterParamsState

@@ -4,16 +4,17 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from optax_ftml import _checks
-from optax_ftml.mxnet import _ndarray
-from optax_ftml.mxnet import _params_file
-from optax_ftml.mxnet import _pickled_optimizer
-from optax_ftml.mxnet import _pickles
+from optax_ftml.mxnet import (
+    _ndarray,
+    _params_file,
+    _pickled_optimizer,
+    _pickles,
+)
 
 Key = _pickled_optimizer.Key
 

@@ -51,21 +51,17 @@ from optax_ftml.prox._affine import affine_set
 from optax_ftml.prox._by_path import by_path
 from optax_ftml.prox._in_metric import in_metric
 from optax_ftml.prox._intersection import intersection
-from optax_ftml.prox._not_convex import l2_sphere
-from optax_ftml.prox._not_convex import levels
-from optax_ftml.prox._not_convex import n_of_m
-from optax_ftml.prox._not_convex import top_k
+from optax_ftml.prox._not_convex import l2_sphere, levels, n_of_m, top_k
 from optax_ftml.prox._ordered import monotone
-from optax_ftml.prox._separable import box
-from optax_ftml.prox._separable import elastic_net
-from optax_ftml.prox._separable import l1
-from optax_ftml.prox._separable import non_negative
-from optax_ftml.prox._sets import box_section
-from optax_ftml.prox._sets import halfspace
-from optax_ftml.prox._sets import hyperplane
-from optax_ftml.prox._sets import l1_ball
-from optax_ftml.prox._sets import l2_ball
-from optax_ftml.prox._sets import simplex
+from optax_ftml.prox._separable import box, elastic_net, l1, non_negative
+from optax_ftml.prox._sets import (
+    box_section,
+    halfspace,
+    hyperplane,
+    l1_ball,
+    l2_ball,
+    simplex,
+)
 from optax_ftml.prox._structured import group_lasso
 from optax_ftml.prox._total_variation import total_variation
 

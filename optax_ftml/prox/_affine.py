@@ -8,8 +8,7 @@ import numpy as np
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _slices
 
 
 def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import jax
 
 from optax_ftml import _checks as _shared_checks
-from optax_ftml import _numerics
-from optax_ftml import _paths
+from optax_ftml import _numerics, _paths
 from optax_ftml.prox import _checks
 
 

@@ -7,19 +7,14 @@ fits the parameters, where the prox first meets them.
 import functools
 import math
 import numbers
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _checks
-from optax_ftml import _numerics
-from optax_ftml import _paths
+from optax_ftml import _checks, _numerics, _paths
 
 AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 NOT_NAN = (lambda x: x == x, "a number and not NaN")

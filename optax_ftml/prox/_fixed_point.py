@@ -12,8 +12,7 @@ be small and all but constant.) While it hardly changes, the steps double.
 import functools
 import numbers
 from collections.abc import Callable
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 
 from optax_ftml import _checks as _shared_checks
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _slices
 
 MEMORY = 3  # moves
 BACK = 0.1  # how far back a residual may point, relative to the one before

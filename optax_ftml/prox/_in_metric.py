@@ -8,11 +8,8 @@ import jax.numpy as jnp
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _fixed_point
-from optax_ftml.prox._fixed_point import dot
-from optax_ftml.prox._fixed_point import each
-from optax_ftml.prox._fixed_point import norm
+from optax_ftml.prox import _checks, _fixed_point
+from optax_ftml.prox._fixed_point import dot, each, norm
 
 
 def in_metric(

@@ -15,9 +15,7 @@ import numpy as np
 
 from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _search
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _search, _slices
 
 
 def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _search
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _search, _slices
 
 
 def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:

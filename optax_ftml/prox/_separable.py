@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _slices
 
 
 def box(lower: Any, upper: Any) -> _numerics.Prox:

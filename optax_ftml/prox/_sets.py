@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _search
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _search, _slices
 
 
 def simplex(

@@ -7,9 +7,7 @@ so that where a slice is sharded nothing but its sums is sent.
 
 import functools
 import math
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_ftml import _checks as _shared_checks
-from optax_ftml import _numerics
-from optax_ftml import _paths
+from optax_ftml import _numerics, _paths
 from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]

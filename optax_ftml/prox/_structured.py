@@ -5,10 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _search
-from optax_ftml.prox import _separable
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _search, _separable, _slices
 
 
 def group_lasso(

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks
-from optax_ftml.prox import _search
-from optax_ftml.prox import _slices
+from optax_ftml.prox import _checks, _search, _slices
 
 
 def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:

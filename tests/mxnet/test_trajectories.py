@@ -6,8 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.programs import mxnet_runs
-from tests.programs import mxnet_settings
+from tests.programs import mxnet_runs, mxnet_settings
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 RECORDED = {

@@ -13,9 +13,7 @@ import pathlib
 import jax
 import jaxopt
 import numpy as np
-from jaxopt import isotonic
-from jaxopt import projection
-from jaxopt import prox
+from jaxopt import isotonic, projection, prox
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "jaxopt.json"
 STEP_SIZE = 0.3

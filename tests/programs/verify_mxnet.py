@@ -19,12 +19,8 @@ import tempfile
 import numpy as np
 
 from optax_ftml import mxnet
-from tests.mxnet import test_guide
-from tests.mxnet import test_schedulers
-from tests.mxnet import test_state
-from tests.programs import mxnet_network
-from tests.programs import mxnet_runs
-from tests.programs import mxnet_settings
+from tests.mxnet import test_guide, test_schedulers, test_state
+from tests.programs import mxnet_network, mxnet_runs, mxnet_settings
 
 ENVIRONMENTS = {
     "mxnet1": ("python3.10", ["mxnet==1.9.1", "numpy==1.23.5"]),

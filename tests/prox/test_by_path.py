@@ -12,8 +12,7 @@ import pytest
 from flax import nnx
 
 import optax_ftml
-from optax_ftml import mxnet
-from optax_ftml import prox
+from optax_ftml import mxnet, prox
 
 
 class Fields(NamedTuple):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from optax_ftml import prox
-from tests.prox import cases
-from tests.prox import test_in_metric
+from tests.prox import cases, test_in_metric
 
 SHARES = prox.intersection(prox.simplex(), prox.box(0.0, 0.6))
 

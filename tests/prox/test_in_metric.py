@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optax_ftml import _numerics
-from optax_ftml import prox
+from optax_ftml import _numerics, prox
 from tests.prox import cases
 
 LEADER, STEPS = jnp.array([0.7, 0.9, -0.2]), jnp.array([3.0, 1.0, 0.2])
