@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _slices
 
@@ -47,13 +46,12 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         >>> print(f(jnp.array([3.0, 0.0, 0.0]), jnp.ones(3)).round(4))
         [ 1. -1.  1.]
     """
-    _checks.check_numbers("matrix", matrix, _checks.FINITE)
-    _checks.check_numbers("offset", offset, _checks.FINITE)
+    _checks.check_arguments(matrix=matrix, offset=offset)
     got, right = np.shape(matrix), "of shape (equations, size of a slice)"
-    _shared_checks.check(len(got) == 2, "matrix", right, f"shape {got}")
+    _checks.check(len(got) == 2, "matrix", right, f"shape {got}")
     rows, got = got[0], np.shape(offset)
     right = f"a number or of shape ({rows},)"
-    _shared_checks.check(got in ((), (rows,)), "offset", right, f"shape {got}")
+    _checks.check(got in ((), (rows,)), "offset", right, f"shape {got}")
     if _checks.is_known(matrix, offset):
         matrix, offset = _independent(matrix, np.broadcast_to(offset, rows))
 
@@ -62,7 +60,7 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         columns, size = np.shape(matrix)[1], x.shape[-1]
         right = "of as many columns as leaves have numbers along the last axis"
         got = f"{columns} for a leaf of shape {x.shape}"
-        _shared_checks.check(columns == size, "matrix", right, got)
+        _checks.check(columns == size, "matrix", right, got)
         a = jnp.asarray(matrix, x.dtype)
         b = jnp.broadcast_to(jnp.asarray(offset, x.dtype), a.shape[:1])
 
@@ -89,13 +87,13 @@ def _independent(matrix, offset):
     matrix, offset = (np.asarray(x, np.float64) for x in (matrix, offset))
     left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
     used = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
-    _shared_checks.check(np.any(used), "matrix", "other than 0", matrix)
+    _checks.check(np.any(used), "matrix", "other than 0", matrix)
     sides = (left.T @ offset)[used] / sizes[used]
     rest = matrix @ (right[used].T @ sides) - offset
     is_solved = np.abs(rest) <= 1e-6 * np.max(np.abs(offset))
     wanted = "a matrix of equations that have a solution"
     got = f"{matrix} with offset {offset}"
-    _shared_checks.check(np.all(is_solved), "matrix", wanted, got)
+    _checks.check(np.all(is_solved), "matrix", wanted, got)
     return right[used], sides
 
 

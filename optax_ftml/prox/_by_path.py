@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import jax
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics, _paths
 from optax_ftml.prox import _checks
 
@@ -59,12 +58,12 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
     """
     right = "a mapping from parameter paths to proxes"
     is_right = isinstance(proxes, Mapping)
-    _shared_checks.check(is_right, "proxes", right, repr(proxes), TypeError)
+    _checks.check(is_right, "proxes", right, repr(proxes), TypeError)
     proxes = dict(proxes)
     for key, prox in proxes.items():
         is_right = isinstance(key, str)
-        _shared_checks.check(is_right, "proxes", right, repr(proxes), TypeError)
-        _shared_checks.check_callable(f"proxes[{key!r}]", prox)
+        _checks.check(is_right, "proxes", right, repr(proxes), TypeError)
+        _checks.check_callable(f"proxes[{key!r}]", prox)
 
     @_checks.two_arguments
     def f(leader, step_size):
@@ -81,7 +80,7 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
             inner = [key for key in proxes if key.startswith(f"{outer}/")]
             right = "a mapping with keys that are not within others"
             got = f"{inner}, within {outer!r}"
-            _shared_checks.check(not inner, "proxes", right, got)
+            _checks.check(not inner, "proxes", right, got)
         keys = _paths.patterns_of(
             "proxes", proxes, structure.unflatten(range(len(parts)))
         )

@@ -14,11 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _checks, _numerics, _paths
+from optax_ftml import _numerics, _paths
+from optax_ftml._checks import check as check
+from optax_ftml._checks import check_callable as check_callable
+from optax_ftml._checks import check_function_of as check_function_of
+from optax_ftml._checks import check_like_leader as check_like_leader
+from optax_ftml._checks import check_params as check_params
+from optax_ftml._checks import check_prox_function as check_prox_function
 
-AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
-NOT_NAN = (lambda x: x == x, "a number and not NaN")
 FINITE = (np.isfinite, "finite")
+_AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
+_NOT_NAN = (lambda x: x == x, "a number and not NaN")
+_RULES: dict[str, tuple] = {
+    **dict.fromkeys(("lower", "upper"), (_NOT_NAN,)),
+    **dict.fromkeys(("matrix", "normal", "offset", "values"), (FINITE,)),
+    **dict.fromkeys(("l1", "l2", "strength", "total"), (_AT_LEAST_0, FINITE)),
+    "radius": (_AT_LEAST_0,),
+}
 
 _Prox = TypeVar("_Prox", bound=Callable)
 
@@ -34,10 +46,16 @@ def two_arguments(prox: _Prox) -> _Prox:
     def checked(*args, **kwargs):
         count = len(args) + len(kwargs)
         got = f"{count} of 2 arguments"
-        _checks.check(count == 2, "prox", right, got, TypeError)
+        check(count == 2, "prox", right, got, TypeError)
         return prox(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Raises unless each is numbers within the rules for its name."""
+    for name, tree in arguments.items():
+        check_numbers(name, tree, *_RULES.get(name, ()))
 
 
 def check_numbers(name: str, tree: Any, *rules: tuple[Callable, str]) -> None:
@@ -45,10 +63,10 @@ def check_numbers(name: str, tree: Any, *rules: tuple[Callable, str]) -> None:
     leaves = jax.tree.leaves(tree)
     is_right = leaves != [] and all(map(is_number, leaves))
     right = "a number, an array or a tree of these"
-    _checks.check(is_right, name, right, repr(tree), TypeError)
+    check(is_right, name, right, repr(tree), TypeError)
     for leaf in filter(is_known, leaves):
         for rule, words in rules:
-            _checks.check(np.all(rule(np.asarray(leaf))), name, words, leaf)
+            check(np.all(rule(np.asarray(leaf))), name, words, leaf)
 
 
 def is_number(x: Any) -> bool:
@@ -74,11 +92,10 @@ def check_axis(axis: Any) -> None:
     for key, value in axis.items() if is_mapping else [("", axis)]:
         axes = value if isinstance(value, tuple) else (value,)
         is_right = isinstance(key, str) and all(map(_is_integer, axes))
-        is_right &= is_mapping or axes != ()
         is_right |= axis is None
-        _checks.check(is_right, "axis", right, repr(axis), TypeError)
+        check(is_right, "axis", right, repr(axis), TypeError)
         is_right = len(set(axes)) == len(axes)
-        _checks.check(is_right, "axis", "distinct axes", repr(axis))
+        check(is_right, "axis", "distinct axes", repr(axis))
 
 
 def _is_integer(x):
@@ -88,14 +105,14 @@ def _is_integer(x):
 def check_flag(name: str, value: Any) -> None:
     """Raises unless it is a bool."""
     is_right = isinstance(value, bool)
-    _checks.check(is_right, name, "True or False", repr(value), TypeError)
+    check(is_right, name, "True or False", repr(value), TypeError)
 
 
 def check_integer(name: str, value: Any, least: float = -math.inf) -> None:
     """Raises unless it is an integer, and at least so large."""
     is_right = _is_integer(value)
-    _checks.check(is_right, name, "an integer", repr(value), TypeError)
-    _checks.check(value >= least, name, f"at least {least}", value)
+    check(is_right, name, "an integer", repr(value), TypeError)
+    check(value >= least, name, f"at least {least}", value)
 
 
 def leaves_of(
@@ -105,7 +122,7 @@ def leaves_of(
 
     For the arithmetic all are in one dtype, at least float32, or its complex.
     """
-    _checks.check_params(leader, f"{name}'s leader", is_complex=is_complex)
+    check_params(leader, f"{name}'s leader", is_complex=is_complex)
     leaves = jax.tree.leaves(leader)
     dtype = jnp.finfo(_numerics.at_least_float32(*leaves)).dtype
     x = [_numerics.widen(a, jnp.zeros([], dtype)) for a in leaves]
@@ -162,7 +179,7 @@ def spread(
     if isinstance(values, list | tuple):
         kind = type(values).__name__
         right += f" (a {kind} is a tree; jnp.array makes it an array)"
-    _checks.check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
+    check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
     return {
         i: _shaped(name, given[keys[path]], path, shape).astype(dtype)
         for i, (path, shape) in leaves.items()
@@ -177,17 +194,17 @@ def _shaped(name, value, path, shape):
         n in (1, m) for n, m in zip(padded, shape, strict=True)
     )
     right = f"of a shape that broadcasts to {shape} for {_paths.at(path)}"
-    _checks.check(is_right, name, right, f"shape {value.shape}")
+    check(is_right, name, right, f"shape {value.shape}")
     # Broadcasting is left to XLA, which stores nothing as large as the leaf.
     return value.reshape(padded)
 
 
 def check_normal(normal: Any) -> None:
     """Raises unless it is finite numbers and, as far as known, not all 0."""
-    check_numbers("normal", normal, FINITE)
+    check_arguments(normal=normal)
     leaves = jax.tree.leaves(normal)
     is_right = not is_known(*leaves) or any(map(np.any, leaves))
-    _checks.check(is_right, "normal", "other than 0 in each slice", normal)
+    check(is_right, "normal", "other than 0 in each slice", normal)
 
 
 def check_not_0(slices: Any, normal: Sequence[Any]) -> None:
@@ -195,7 +212,7 @@ def check_not_0(slices: Any, normal: Sequence[Any]) -> None:
     if is_known(*normal):
         is_right = np.all(_sum(slices, np.abs, normal) > 0)
         right = "other than 0 in each slice"
-        _checks.check(is_right, "normal", right, "a slice of zeros")
+        check(is_right, "normal", right, "a slice of zeros")
 
 
 def check_section(
@@ -218,7 +235,7 @@ def check_section(
     is_right = smallest <= offset + slack
     if not at_most:
         is_right &= largest >= offset - slack
-    _checks.check(
+    check(
         np.all(is_right),
         "offset",
         "between the normal's least and largest product with the box, else "
@@ -243,13 +260,22 @@ def _least_product(normal, lower, upper):
 
 def check_bounds(lower: Any, upper: Any) -> None:
     """Raises unless both are numbers and, as far as known, in order."""
-    check_numbers("lower", lower, NOT_NAN)
-    check_numbers("upper", upper, NOT_NAN)
+    check_arguments(lower=lower, upper=upper)
     lows, highs = jax.tree.leaves(lower), jax.tree.leaves(upper)
     lows *= len(highs) if len(lows) == 1 else 1
     highs *= len(lows) if len(highs) == 1 else 1
     right = "of the tree structure of upper, unless one is a single array"
-    _checks.check(len(lows) == len(highs), "lower", right, (lower, upper))
+    check(len(lows) == len(highs), "lower", right, (lower, upper))
     for low, high in zip(lows, highs, strict=True):
         is_right = not is_known(low, high) or np.all(np.less_equal(low, high))
-        _checks.check(is_right, "lower", "at most upper", (low, high))
+        check(is_right, "lower", "at most upper", (low, high))
+
+
+def check_iteration(tolerance: Any, max_iterations: Any) -> None:
+    """Raises unless the arguments of a prox that iterates are possible."""
+    is_number = isinstance(tolerance, numbers.Real)
+    is_number &= not isinstance(tolerance, bool)
+    got = repr(tolerance)
+    check(is_number, "tolerance", "a number", got, TypeError)
+    check(tolerance > 0, "tolerance", "above 0", got)
+    check_integer("max_iterations", max_iterations, 1)

@@ -10,7 +10,6 @@ be small and all but constant.) While it hardly changes, the steps double.
 """
 
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ import jax.flatten_util
 import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml.prox import _checks, _slices
 
 MEMORY = 3  # moves
@@ -188,7 +186,8 @@ class Problem:
             numbers are two.
         s: The relative step sizes. Those below rounding of the largest are
             raised to it. Where there has been no gradient yet the step size is
-            that of the others many times, and these go first.
+            that of the others many times, and these go first. (All are 1 where
+            all step sizes are 0.)
         middle: The geometric mean of the smallest and the largest of these.
         largest: The largest step size where there has been a gradient, of shape
             (); 0 if there has been none at all.
@@ -204,16 +203,16 @@ class Problem:
         self._length = jnp.ldexp(jnp.ones([], x[0].dtype), power)
         self.x = each(lambda x: x / self._length, x)
 
-        live = [jnp.where(_slices.is_unresisted(s), 0, s) for s in steps]
-        self.largest = jax.lax.stop_gradient(_largest(live))
-        unit = jnp.where(self.largest > 0, self.largest, 1)
+        whole = _slices.Slices(
+            steps, steps, [tuple(range(s.ndim)) for s in steps]
+        )
+        self.largest = whole.largest_step_size()
 
-        def relative(s, x):
-            ratio = jnp.where(_slices.is_unresisted(s), FIRST, s / unit)
-            ratio = jnp.maximum(ratio, jnp.finfo(s.dtype).eps)
-            return jnp.broadcast_to(ratio, x.shape)
+        def limited(s, x):
+            s = jnp.clip(s, jnp.finfo(s.dtype).eps, FIRST)
+            return jnp.broadcast_to(s, x.shape)
 
-        self.s = each(relative, steps, x)
+        self.s = each(limited, whole.relative_step_sizes(), x)
         ends = _largest(self.s), _largest(each(jnp.reciprocal, self.s))
         self.middle = jax.lax.stop_gradient(jnp.sqrt(ends[0] / ends[1]))
 
@@ -221,7 +220,7 @@ class Problem:
         """Returns what a function makes of such a list's tree."""
         tree = self.tree(x)
         theta = prox(tree, step_size)
-        _shared_checks.check_like_leader(theta, tree)
+        _checks.check_like_leader(theta, tree)
         return [_parts(x) / self._length for x in jax.tree.leaves(theta)]
 
     def tree(self, x: Any) -> Any:
@@ -244,13 +243,3 @@ def _largest(arrays):
     return functools.reduce(
         jnp.maximum, [jnp.max(x, initial=0) for x in arrays]
     )
-
-
-def check(tolerance: Any, max_iterations: Any) -> None:
-    """Raises unless the arguments of a prox that iterates are possible."""
-    is_number = isinstance(tolerance, numbers.Real)
-    is_number &= not isinstance(tolerance, bool)
-    got = repr(tolerance)
-    _shared_checks.check(is_number, "tolerance", "a number", got, TypeError)
-    _shared_checks.check(tolerance > 0, "tolerance", "above 0", got)
-    _checks.check_integer("max_iterations", max_iterations, 1)

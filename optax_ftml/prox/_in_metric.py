@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _fixed_point
 from optax_ftml.prox._fixed_point import dot, each, norm
@@ -82,8 +81,8 @@ def in_metric(
         Douglas-Rachford Splitting <https://doi.org/10.1137/19M1290097>`_, SIAM
         Journal on Scientific Computing 42, 2020
     """
-    _shared_checks.check_function_of("f", f, "tree", "step_size")
-    _fixed_point.check(tolerance, max_iterations)
+    _checks.check_function_of("f", f, "tree", "step_size")
+    _checks.check_iteration(tolerance, max_iterations)
 
     @_checks.two_arguments
     def prox(leader, step_size):

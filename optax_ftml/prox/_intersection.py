@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _fixed_point
 from optax_ftml.prox._fixed_point import each, norm
@@ -66,10 +65,10 @@ def intersection(
         <https://doi.org/10.1137/10078356X>`_, SIAM Journal on Numerical
         Analysis 49, 2011
     """
-    _shared_checks.check(proxes, "proxes", "at least one prox", proxes)
+    _checks.check(proxes, "proxes", "at least one prox", proxes)
     for prox in proxes:
-        _shared_checks.check_prox_function(prox)
-    _fixed_point.check(tolerance, max_iterations)
+        _checks.check_prox_function(prox)
+    _checks.check_iteration(tolerance, max_iterations)
 
     if len(proxes) == 1:
         return proxes[0]

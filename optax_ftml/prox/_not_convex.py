@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _search, _slices
 
@@ -53,8 +52,7 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         <https://doi.org/10.1137/0904038>`_, SIAM Journal on Scientific and
         Statistical Computing 4(3), 1983
     """
-    _checks.check_numbers("radius", radius, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
+    _checks.check_numbers("radius", radius, _checks.FINITE)
 
     # With s over the largest, 1 + mu s is rest + nu s: rest = 1 - s is exactly
     # 0 for the largest, and nu at least 0.
@@ -132,7 +130,6 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         Computational Harmonic Analysis 27(3), 2009
     """
     _checks.check_integer("k", k, 0)
-    _checks.check_axis(axis)
 
     def solve(slices):
         cost = slices.map(_cost, slices.x, slices.relative_step_sizes())
@@ -239,7 +236,7 @@ def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
         (x,), (s,) = slices.x, slices.relative_step_sizes()
         got = f"m={m} for a leaf of shape {x.shape}"
         right = f"a divisor of the length along axis {axis}"
-        _shared_checks.check(slices.size % m == 0, "n_of_m's m", right, got)
+        _checks.check(slices.size % m == 0, "n_of_m's m", right, got)
         cost = jnp.moveaxis(_cost(x, s), axis, -1)
         runs = cost.reshape(*cost.shape[:-1], -1, m)
         one, other = runs[..., :, None], runs[..., None, :]
@@ -281,10 +278,10 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
         <https://arxiv.org/abs/1511.00363>`_, NeurIPS 2015; Bai et al.,
         `ProxQuant <https://arxiv.org/abs/1810.00861>`_, ICLR 2019
     """
-    _checks.check_numbers("values", values, _checks.FINITE)
+    _checks.check_arguments(values=values)
     known = np.sort(np.hstack([np.ravel(v) for v in jax.tree.leaves(values)]))
     right = "at least one level"
-    _shared_checks.check(known.size, "values", right, values)
+    _checks.check(known.size, "values", right, values)
 
     def solve(slices):
         def nearest(x):

@@ -96,9 +96,6 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-2.  0.]
     """
-    _checks.check_numbers(
-        "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
-    )
     _checks.check_flag("non_negative", non_negative)
 
     shrink = functools.partial(soft_threshold, non_negative=non_negative)
@@ -142,8 +139,6 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
         >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
         [-1.  0.]
     """
-    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_numbers("l2", l2, _checks.AT_LEAST_0, _checks.FINITE)
 
     def shrink(x, s, l1, l2):
         return soft_threshold(x, s, l1) / (1 + l2 * s)

@@ -54,8 +54,6 @@ def simplex(
         Duchi et al., `Efficient Projections onto the l1-Ball for Learning in
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
-    _checks.check_numbers("total", total, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
     _checks.check_flag("at_most", at_most)
 
     def solve(slices, total):
@@ -97,8 +95,6 @@ def l1_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         Duchi et al., `Efficient Projections onto the l1-Ball for Learning in
         High Dimensions <https://doi.org/10.1145/1390156.1390191>`_, ICML 2008
     """
-    _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _checks.check_axis(axis)
 
     def solve(slices, radius):
         radius = jnp.minimum(radius, _numerics.bound(slices.dtype))
@@ -158,8 +154,6 @@ def l2_ball(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         <https://doi.org/10.1137/0904038>`_, SIAM Journal on Scientific and
         Statistical Computing 4(3), 1983
     """
-    _checks.check_numbers("radius", radius, _checks.AT_LEAST_0)
-    _checks.check_axis(axis)
 
     def theta(mu, x, s, radius):
         return jnp.where(radius > 0, x / (1 + mu * s), 0)
@@ -248,8 +242,6 @@ def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
 
 def _flat(name, normal, offset, axis, at_most):
     _checks.check_normal(normal)
-    _checks.check_numbers("offset", offset, _checks.FINITE)
-    _checks.check_axis(axis)
 
     def solve(slices, offset, normal):
         _checks.check_not_0(slices, normal)
@@ -314,8 +306,6 @@ def box_section(
     """
     _checks.check_bounds(lower, upper)
     _checks.check_normal(normal)
-    _checks.check_numbers("offset", offset, _checks.FINITE)
-    _checks.check_axis(axis)
     _checks.check_flag("at_most", at_most)
 
     def solve(slices, offset, lower, upper, normal):

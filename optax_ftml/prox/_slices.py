@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _checks as _shared_checks
 from optax_ftml import _numerics, _paths
 from optax_ftml.prox import _checks
 
@@ -111,8 +110,6 @@ class Slices:
         move first. Where the step size is 0 they are so small that these move
         last; where all are 0 they are all 1.
         """
-        others = [jnp.where(is_unresisted(s), 0, s) for s in self.s]
-        largest = jax.lax.stop_gradient(self.max(others))
         least = float(jnp.finfo(self.dtype).eps) ** 2
 
         def relative(largest, s):
@@ -120,7 +117,12 @@ class Slices:
             ratio = jnp.where(largest > 0, ratio, 1)
             return jnp.where(is_unresisted(s), 1e8, ratio)
 
-        return self.map(relative, largest, self.s)
+        return self.map(relative, self.largest_step_size(), self.s)
+
+    def largest_step_size(self) -> jax.Array:
+        """The largest where there has been a gradient; 0 if there is none."""
+        others = [jnp.where(is_unresisted(s), 0, s) for s in self.s]
+        return jax.lax.stop_gradient(self.max(others))
 
     def penalty_step_sizes(self) -> Arrays:
         """The step sizes, 0 in slices where there has been no gradient yet."""
@@ -160,11 +162,13 @@ def by_slice(
             moduli that are solved for, and each keeps its phase.
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
+    _checks.check_axis(axis)
+    _checks.check_arguments(**slice_numbers, **numbers)
     is_joint = axis is None or isinstance(axis, Mapping)
     for key, value in slice_numbers.items():
         is_right = not is_joint or len(jax.tree.leaves(value)) == 1
         right = "a single array, since a slice has several leaves"
-        _shared_checks.check(is_right, key, right, value)
+        _checks.check(is_right, key, right, value)
 
     @_checks.two_arguments
     # Jitted, so that what is infinite on the way alarms no one outside of jit.
@@ -230,7 +234,7 @@ def _axes_by_leaf(name, axis, leader, paths, x):
         at, shape, ndim = _paths.at(paths[i]), x[i].shape, x[i].ndim
         given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
         axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
-        _shared_checks.check(
+        _checks.check(
             all(-ndim <= a < ndim for a in given)
             and len(axes[i]) == len(given),
             f"{name}'s axis",
@@ -238,7 +242,7 @@ def _axes_by_leaf(name, axis, leader, paths, x):
             f"{axis_} for {at} of shape {shape}",
         )
         left[at] = _without(shape, axes[i])
-    _shared_checks.check(
+    _checks.check(
         not isinstance(axis, Mapping) or len(set(left.values())) <= 1,
         f"{name}'s axis",
         "axes that leave the same shape of every leaf",

@@ -61,11 +61,6 @@ def group_lasso(
         Sparse-Group Lasso <https://doi.org/10.1080/10618600.2012.681250>`_,
         Journal of Computational and Graphical Statistics 22, 2013
     """
-    _checks.check_numbers(
-        "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
-    )
-    _checks.check_numbers("l1", l1, _checks.AT_LEAST_0, _checks.FINITE)
-    _checks.check_axis(axis)
     _checks.check_flag("non_negative", non_negative)
 
     def theta(mu, x, s, strength):

@@ -51,9 +51,6 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
         <https://doi.org/10.1145/502090.502093>`_, Journal of the ACM 48(4),
         2001
     """
-    _checks.check_numbers(
-        "strength", strength, _checks.AT_LEAST_0, _checks.FINITE
-    )
     _checks.check_integer("axis", axis)
 
     def solve(slices, strength):
