@@ -77,23 +77,18 @@ def state_from_mxnet(
     _checks.check(not unknown, "paths", right, unknown)
     slots = _transpose(states.slots, axes or {})
     _check_slots(slots, weights, state)
-    v = {path: x.v for path, x in slots.items()}
-    masters = {
-        path: weights[path] if x.weight is None else x.weight
-        for path, x in slots.items()
-    }
-    # That is d (leader - theta), where z is -d times the leader.
-    multipliers = {
-        path: -x.z - x.d * masters[path].astype(float)
-        for path, x in slots.items()
-    }
+    v, masters, multipliers = {}, {}, {}
+    for path, x in slots.items():
+        v[path] = x.v
+        masters[path] = weights[path] if x.weight is None else x.weight
+        # That is d (leader - theta), where z is -d times the leader.
+        multipliers[path] = -x.z - x.d * masters[path].astype(float)
 
     def fill(tree, arrays):
         """Returns a tree like another, with the arrays as its leaves."""
-        leaves, structure = jax.tree.flatten(tree)
-        return structure.unflatten(
+        return jax.tree.structure(tree).unflatten(
             jax.device_put(arrays[path].astype(old.dtype), old.sharding)
-            for path, old in zip(_paths.leaf_names(tree), leaves, strict=True)
+            for path, old in _paths.named_leaves(tree)
         )
 
     def fill_ftml(node):
@@ -186,9 +181,8 @@ def state_to_mxnet(
 
 def _d(v, num_update, lr_mult, options):
     """Returns MXNet's d of the last update."""
-    lr = _factory.resolve_learning_rate(
-        options["learning_rate"], options["lr_scheduler"]
-    )
+    rate, scheduler = options["learning_rate"], options["lr_scheduler"]
+    lr = _factory.resolve_learning_rate(rate, scheduler)
     lr = float(lr(num_update - 1) if callable(lr) else lr) * lr_mult
     if num_update == 0 or lr == 0:
         return np.zeros(v.shape)
@@ -204,14 +198,10 @@ def _d(v, num_update, lr_mult, options):
 
 def _transpose(slots, axes):
     """Returns the slots by path, with the axes of each array in this order."""
-
-    def transpose(path, x):
-        return np.transpose(x, axes.get(path, range(np.ndim(x))))
-
-    return {
-        path: jax.tree.map(functools.partial(transpose, path), x)
-        for path, x in slots.items()
-    }
+    for path in slots.keys() & axes.keys():
+        transpose = functools.partial(np.transpose, axes=axes[path])
+        slots = {**slots, path: jax.tree.map(transpose, slots[path])}
+    return slots
 
 
 def _check_slots(slots, weights, state):
@@ -265,5 +255,4 @@ def _nodes(state, kinds):
 
 def _arrays(tree):
     """Returns the leaves by path, as NumPy's arrays."""
-    leaves = map(np.asarray, jax.tree.leaves(tree))
-    return dict(zip(_paths.leaf_names(tree), leaves, strict=True))
+    return {path: np.asarray(x) for path, x in _paths.named_leaves(tree)}
