@@ -74,8 +74,7 @@ class _Bytes(Object):
     a pickle could ask for that any number of times.
     """
 
-    def __new__(cls, data, encoding=None):
-        del encoding
+    def __new__(cls, data, *_):
         return data
 
 
@@ -92,8 +91,7 @@ class _NumpyScalar(Object):
 class _Reconstructor(Object):
     """Stands for what makes an object in protocols 0 and 1."""
 
-    def __new__(cls, target, base, state):
-        del base, state
+    def __new__(cls, target, *_):
         return target.__new__(target)
 
 

@@ -85,14 +85,11 @@ class UpdaterStates(NamedTuple):
         slots = by_path(self.slots)
         is_right = len(slots) == len(self.slots)
         _checks.check(is_right, "paths", "to different parameters", dict(paths))
-        options = self.options
-        if options is not None:
-            options = {
-                name: by_path(value)
-                if name.endswith("_mult") and value
-                else value
-                for name, value in options.items()
-            }
+        options = self.options and {
+            **self.options,
+            "lr_mult": by_path(self.options.get("lr_mult") or {}),
+            "wd_mult": by_path(self.options.get("wd_mult") or {}),
+        }
         return self._replace(slots=slots, options=options)
 
 
