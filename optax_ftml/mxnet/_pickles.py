@@ -156,8 +156,9 @@ def _check(data):
     """Raises for what MXNet's pickles do not have.
 
     That is other instructions, lengths beyond the data (which genops checks),
-    a memo larger than the file, and keys that are neither integers nor text:
-    the hash of a tuple could overflow the stack or take forever.
+    a memo larger than the file, and keys that are neither integers of 64 bits
+    nor text: the hash of a tuple could overflow the stack or take forever, and
+    any number of long integers have the same.
     """
     # What pickletools calls the values on the stack and in the memo.
     stack, memo = [], {}
@@ -165,6 +166,8 @@ def _check(data):
         name, needed = opcode.name, opcode.stack_before
         if name not in _INSTRUCTIONS:
             raise ValueError(f"the instruction {name} is not allowed")
+        if isinstance(argument, int) and abs(argument) >= 2**63:
+            raise ValueError("an integer must fit in 64 bits")
         if name in _PUTS:
             number = len(memo) if argument is None else argument
             is_right, right = number <= len(data), "within the file's size"

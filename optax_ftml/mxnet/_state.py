@@ -94,8 +94,7 @@ def state_from_mxnet(
     def fill_ftml(node):
         node = node._replace(v=fill(node.v, v))
         if isinstance(node, _ftml.FtmlState):
-            multiplier = fill(node.multiplier, multipliers)
-            return node._replace(multiplier=multiplier)
+            return node._replace(multiplier=fill(node.multiplier, multipliers))
         for path in _paths.leaf_names(node.v):
             _check_leader(path, slots[path], multipliers[path], masters[path])
         return node
@@ -207,9 +206,8 @@ def _transpose(slots, axes):
 def _check_slots(slots, weights, state):
     """Raises unless slots, weights and the state are of one another."""
     for path, (d, *_) in slots.items():
-        is_right = d.shape == weights[path].shape
         right = f"of shape {weights[path].shape} for {path!r}, as axes make it"
-        _checks.check(is_right, "states", right, d.shape)
+        _checks.check(d.shape == weights[path].shape, "states", right, d.shape)
     v = _leaves(state, _FTML, "v").keys()
     missing, right = sorted(v - slots.keys()), "those of every parameter"
     _checks.check(not missing, "states", right, f"none for {missing}")

@@ -130,9 +130,8 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         [1. 1.] 7 0.5
     """
     data = pathlib.Path(path).read_bytes()
-    with _params_file.about(
-        f"{os.fspath(path)!r} is not a file of FTML states"
-    ):
+    what = f"{os.fspath(path)!r} is not a file of FTML states"
+    with _params_file.about(what):
         states, optimizer = _pickles.loads(data), None
         if isinstance(states, tuple) and len(states) == 2:
             states, optimizer = states
@@ -183,18 +182,17 @@ def save_states(
         ...     print(mxnet.load_states(path).slots[0].v)
         [1. 1.]
     """
-    order = order or (states.options or {}).get("order", "2.x")
+    slots, num_update, options = states
+    order = order or (options or {}).get("order", "2.x")
     value: Any = {
         key: (d, v, z) if weight is None else (weight, (d, v, z))
-        for key, (d, v, z, weight) in states.slots.items()
+        for key, (d, v, z, weight) in slots.items()
     }
-    if states.options is not None:
-        if states.num_update is None:
+    if options is not None:
+        if num_update is None:
             raise ValueError("states must say how many updates there were.")
-        optimizer = _pickled_optimizer.make(
-            states.options, states.num_update, states.slots, order
-        )
-        value = (value, optimizer)
+        options = {**options, "order": order}
+        value = value, _pickled_optimizer.make(options, num_update, slots)
     data = _pickles.dumps(value, np_shape=order == "2.x")
     pathlib.Path(path).write_bytes(data)
 
