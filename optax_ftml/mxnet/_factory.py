@@ -158,10 +158,8 @@ def ftml(
     return optimizer
 
 
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(ftml).parameters.items()
-}
+_PARAMETERS = inspect.signature(ftml).parameters
+DEFAULTS = {name: x.default for name, x in _PARAMETERS.items()}
 
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
@@ -198,10 +196,8 @@ def factors(
         _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
     patterns = _paths.patterns_of(name, multipliers, tree)
-    return jax.tree.unflatten(
-        jax.tree.structure(tree),
-        [1.0 if p is None else float(multipliers[p]) for p in patterns],
-    )
+    found = [1.0 if p is None else float(multipliers[p]) for p in patterns]
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:

@@ -85,7 +85,7 @@ class _NumpyScalar(Object):
         code, codes = dtype.args[0], ("f2", "f4", "f8", "i4", "i8", "b1")
         if code not in codes:
             raise ValueError(f"a scalar must be one of {codes}")
-        return np.frombuffer(as_bytes(data[:8]), f"<{code}", count=1).item()
+        return np.frombuffer(_as_bytes(data[:8]), f"<{code}", count=1).item()
 
 
 class _Reconstructor(Object):
@@ -126,7 +126,18 @@ def fields_of(value: Any, names: Collection[str], what: str, right: str) -> Any:
     return value.state
 
 
-def as_bytes(data: Any) -> bytes:
+def array_of(value: Any) -> np.ndarray:
+    """Returns the floating array that is in a pickled one of MXNet's."""
+    state = fields_of(value, NDARRAYS, "d, v and z", "dense arrays")
+    file = io.BytesIO(_as_bytes(state["handle"]))
+    array = _ndarray.read_array(file)
+    _ndarray.check_end(file)
+    is_floating = array.dtype.kind == "f"
+    _checks.check(is_floating, "d, v and z", "floating", array.dtype)
+    return array
+
+
+def _as_bytes(data):
     """Returns the bytes that a pickle has as they are or as text."""
     return data.encode("latin-1") if isinstance(data, str) else data
 
@@ -180,8 +191,7 @@ def _check(data):
             operands = []
             if pickletools.markobject in needed:
                 needed = needed[: needed.index(pickletools.markobject)]
-                while (operand := stack.pop()) is not pickletools.markobject:
-                    operands.append(operand)
+                operands += iter(stack.pop, pickletools.markobject)
             operands += [stack.pop() for _ in needed]
             if name in _SETS and not _KEYS.issuperset(operands[1::2]):
                 raise ValueError("a key must be an integer or text")

@@ -1,6 +1,5 @@
 """MXNet's files of optimizer states, read without running what is in them."""
 
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,12 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optax_ftml import _checks
-from optax_ftml.mxnet import (
-    _ndarray,
-    _params_file,
-    _pickled_optimizer,
-    _pickles,
-)
+from optax_ftml.mxnet import _params_file, _pickled_optimizer, _pickles
 
 Key = _pickled_optimizer.Key
 
@@ -208,20 +202,8 @@ def _slots(state):
             is_tuple, kind = isinstance(state, tuple), type(state).__name__
             got = f"{len(state)} of them" if is_tuple else kind
             raise ValueError(f"it must be FTML's d, v and z, got {got}.")
-    slots = FtmlSlots(*map(_array, arrays))
+    slots = FtmlSlots(*map(_pickles.array_of, arrays))
     kinds = {(x.shape, x.dtype.name) for x in slots if x is not None}
     right = "of one shape and dtype"
     _checks.check(len(kinds) == 1, "its arrays", right, sorted(kinds))
     return slots
-
-
-def _array(value):
-    """Returns the floating array that is in a pickled one of MXNet's."""
-    names, right = _pickles.NDARRAYS, "dense arrays"
-    state = _pickles.fields_of(value, names, "d, v and z", right)
-    file = io.BytesIO(_pickles.as_bytes(state["handle"]))
-    array = _ndarray.read_array(file)
-    _ndarray.check_end(file)
-    is_floating = array.dtype.kind == "f"
-    _checks.check(is_floating, "d, v and z", "floating", array.dtype)
-    return array
