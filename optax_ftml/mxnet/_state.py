@@ -187,10 +187,8 @@ def _d(v, num_update, lr_mult, options):
         return np.zeros(v.shape)
     # Rounded as in the update, which fits the bias corrections to v.
     dtype = _numerics.at_least_float32(v)
-    b1, b2, eps = (
-        float(np.asarray(options[name], dtype))
-        for name in ("beta1", "beta2", "epsilon")
-    )
+    names = "beta1", "beta2", "epsilon"
+    b1, b2, eps = np.array([options[x] for x in names], dtype).astype(float)
     denominator = np.sqrt(v.astype(float) / (1 - b2**num_update)) + eps
     return (1 - b1**num_update) / lr * denominator
 
