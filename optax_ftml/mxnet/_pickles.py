@@ -177,7 +177,7 @@ def _check(data):
         name, needed = opcode.name, opcode.stack_before
         if name not in _INSTRUCTIONS:
             raise ValueError(f"the instruction {name} is not allowed")
-        if isinstance(argument, int) and abs(argument) >= 2**63:
+        if name == "INT" and abs(argument) >= 2**63:
             raise ValueError("an integer must fit in 64 bits")
         if name in _PUTS:
             number = len(memo) if argument is None else argument
