@@ -20,15 +20,10 @@ _CALLED = (
     " (optax.inject_hyperparams calls it as a schedule unless static_args "
     "names it)"
 )
-_EMPTY = inspect.Parameter.empty
 
 
 def check(
-    is_right: Any,
-    name: str,
-    right: str,
-    got: Any,
-    error: type[Exception] = ValueError,
+    is_right: Any, name: str, right: str, got: Any, error: type = ValueError
 ) -> None:
     """Raises unless an argument is right.
 
@@ -124,8 +119,9 @@ def check_function_of(name: str, value: Any, *arguments: str) -> None:
     check_callable(name, value)
     try:
         signature = inspect.signature(value)
-        bound = signature.bind(*arguments).arguments
-        is_right = all(signature.parameters[k].default is _EMPTY for k in bound)
+        given = signature.bind(*arguments).arguments.keys()
+        defaults = [signature.parameters[x].default for x in given]
+        is_right = all(x is signature.empty for x in defaults)
     except TypeError:
         is_right = False
     except ValueError:
@@ -151,8 +147,7 @@ def check_params(
     kind: Any = jnp.inexact if is_complex else jnp.floating
     right = "floating or complex arrays" if is_complex else "floating arrays"
     right += " (optax.masked leaves out others)" * (name == "params")
-    names = _paths.leaf_names(params)
-    for path, leaf in zip(names, jax.tree.leaves(params), strict=True):
+    for path, leaf in _paths.named_leaves(params):
         dtype = jnp.result_type(leaf)
         got = f"{_paths.at(path)} of {dtype}"
         check(jnp.issubdtype(dtype, kind), name, right, got, TypeError)
@@ -197,19 +192,16 @@ _DTYPE = ("dtype", jnp.result_type, TypeError)
 
 
 def _check_like(name, tree, reference, source, *properties):
-    found, expected = (
-        [_paths.at(name) for name in _paths.leaf_names(x)]
-        for x in (tree, reference)
-    )
-    wrong = [f"missing {x}" for x in sorted(set(expected) - set(found))]
-    wrong += [f"unexpected {x}" for x in sorted(set(found) - set(expected))]
+    leaves, likes = map(_paths.named_leaves, (tree, reference))
+    found, expected = ({path for path, _ in x} for x in (leaves, likes))
+    wrong = [f"missing {_paths.at(x)}" for x in sorted(expected - found)]
+    wrong += [f"unexpected {_paths.at(x)}" for x in sorted(found - expected)]
     structures = jax.tree.structure(tree), jax.tree.structure(reference)
     got = ", ".join(wrong[:5]) or "{} instead of {}".format(*structures)
     is_same = structures[0] == structures[1]
     check(is_same, name, f"a tree like {source}", got)
-    leaves = jax.tree.leaves(tree), jax.tree.leaves(reference)
-    for path, leaf, like in zip(found, *leaves, strict=True):
+    for (path, leaf), (_, like) in zip(leaves, likes, strict=True):
         for what, of, error in properties:
-            what = f"{name}: the {what} of {path}"
+            what = f"{name}: the {what} of {_paths.at(path)}"
             right = f"{of(like)}, as in {source}"
             check(of(leaf) == of(like), what, right, of(leaf), error)

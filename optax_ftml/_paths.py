@@ -22,7 +22,12 @@ def spell(path: jax.tree_util.KeyPath) -> str:
 
 
 def leaf_names(tree: Any) -> list[str]:
-    """Returns how users spell the path of each leaf: its keys, joined by "/".
+    """Returns the names of `named_leaves`."""
+    return [name for name, _ in named_leaves(tree)]
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Returns each leaf after its path as users spell it: keys joined by "/".
 
     A last attribute `value` is left out where nothing stands beside it. That is
     how Flax NNX wraps each of its parameters: an `nnx.Optimizer` gives init a
@@ -43,7 +48,7 @@ def leaf_names(tree: Any) -> list[str]:
         is_wrapped = path[-1:] == (_VALUE,) and within[path[:-1]] == 1
         return spell(path[:-1] if is_wrapped else path)
 
-    return [name(path) for path, leaf in leaves if not is_absent(leaf)]
+    return [(name(path), leaf) for path, leaf in leaves if not is_absent(leaf)]
 
 
 def patterns_of(

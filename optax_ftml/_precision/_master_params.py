@@ -93,14 +93,7 @@ def with_master_params(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
-        master = jax.tree.map(
-            lambda p: (
-                jnp.asarray(p, dtype)
-                if _is_narrower(p, dtype)
-                else optax.MaskedNode()
-            ),
-            params,
-        )
+        master = jax.tree.map(lambda p: _copy(p, dtype), params)
         wide = _map(lambda m, p: m, master, params)
         return MasterParamsState(master, inner.init(wide))
 
@@ -115,19 +108,20 @@ def with_master_params(
             **extra_args,
         )
         target = _map(_target, master, updates, wide, params)
-        updates = _map(_update, master, updates, target, params, grads)
+        updates = _map(_update, master, target, params, grads)
         master = _map(_land, master, master, target, params, updates)
         return updates, MasterParamsState(master, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _is_narrower(p, dtype):
-    p = jnp.result_type(p)
-    return (
-        jnp.issubdtype(p, jnp.floating)
-        and jnp.finfo(p).bits < jnp.finfo(dtype).bits
-    )
+def _copy(p, dtype):
+    """Returns a copy of what is narrower than the dtype."""
+    narrow = jnp.result_type(p)
+    is_floating = jnp.issubdtype(narrow, jnp.floating)
+    if is_floating and jnp.finfo(narrow).bits < jnp.finfo(dtype).bits:
+        return jnp.asarray(p, dtype)
+    return optax.MaskedNode()
 
 
 def _is_absent(m):
@@ -154,8 +148,7 @@ def _target(_, u, wide, p):
     return _stochastic_rounding.stay_finite(target, p.dtype)
 
 
-def _update(_, u, target, p, g):
-    del u
+def _update(_, target, p, g):
     return _numerics.update_to(target, p, g)
 
 

@@ -77,17 +77,15 @@ def compile_step(
     """
     start = time.perf_counter()
     if target is None:
-        traced = jitted.lower(*args)
+        lowered = jitted.lower(*args)
+        traced = time.perf_counter()
+        compiled = _compile(lowered)
     else:
         platforms = [_installed_platform(target)]
-        traced = export.export(jitted, platforms=platforms)(*args)
-    seconds = time.perf_counter() - start
-    compiled = (
-        _compile(traced)
-        if target is None
-        else _compile_elsewhere(target, traced.serialize(), args)
-    )
-    return {"trace_seconds": seconds, **compiled}
+        exported = export.export(jitted, platforms=platforms)(*args)
+        traced = time.perf_counter()
+        compiled = _compile_elsewhere(target, exported.serialize(), args)
+    return {"trace_seconds": traced - start, **compiled}
 
 
 def _compile(lowered, options=None):

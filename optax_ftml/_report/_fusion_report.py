@@ -82,12 +82,15 @@ class FusionReport:
     @property
     def state_bytes_per_parameter(self) -> float:
         """Bytes of state per parameter."""
-        return self.state_bytes / max(self.device_parameters, 1)
+        return self._per_parameter(self.state_bytes)
 
     @property
     def moved_bytes_per_parameter(self) -> float:
         """Bytes from and to main memory per parameter."""
-        return self.moved_bytes / max(self.device_parameters, 1)
+        return self._per_parameter(self.moved_bytes)
+
+    def _per_parameter(self, nbytes):
+        return nbytes / max(self.device_parameters, 1)
 
     def __str__(self) -> str:
         """Returns a table."""
@@ -95,8 +98,7 @@ class FusionReport:
         moved = self.moved_bytes_per_parameter
         estimate = "none"
         if self.xla_bytes_accessed is not None:
-            size = max(self.device_parameters, 1)
-            estimate = f"{self.xla_bytes_accessed / size:.2f}"
+            estimate = f"{self._per_parameter(self.xla_bytes_accessed):.2f}"
         collectives = collections.Counter(self.collectives).items()
         rows = {
             "target": self.target,

@@ -131,18 +131,20 @@ def ftml(
     _checks.check_hyperparameters(beta1=beta1, beta2=beta2, epsilon=epsilon)
     is_order = order in ("1.x", "2.x")
     _checks.check(is_order, "order", "'1.x' or '2.x'", repr(order))
-    is_count = isinstance(begin_num_update, jax.Array) or (
-        isinstance(begin_num_update, numbers.Integral) and begin_num_update >= 0
-    )
-    right = "an integer of at least 0"
-    _checks.check(is_count, "begin_num_update", right, begin_num_update)
+    if not isinstance(begin_num_update, jax.Array):
+        _schedulers.check_integer("begin_num_update", begin_num_update, 0)
     schedule = resolve_learning_rate(learning_rate, lr_scheduler)
     clip, decay = _clip(clip_gradient), _decay(wd, wd_mult)
+
+    def multiply(updates, _):
+        multipliers = factors("lr_mult", lr_mult, updates)
+        return jax.tree.map(operator.mul, updates, multipliers)
+
     chain = optax.chain(
         optax.scale(_finite("rescale_grad", rescale_grad)),
         *((clip, decay) if order == "2.x" else (decay, clip)),
         _ftml.ftml(schedule, beta1, beta2, epsilon),
-        _multiply(lr_mult),
+        optax.stateless(multiply),
     )
 
     def init_fn(params):
@@ -156,10 +158,8 @@ def ftml(
     return optimizer
 
 
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(ftml).parameters.items()
-}
+_PARAMETERS = inspect.signature(ftml).parameters
+DEFAULTS = {name: x.default for name, x in _PARAMETERS.items()}
 
 
 def resolve_learning_rate(learning_rate: Any, lr_scheduler: Any) -> Any:
@@ -196,10 +196,8 @@ def factors(
         _checks.check(isinstance(pattern, str), name, right, pattern, TypeError)
         _finite(f"{name}[{pattern!r}]", factor)
     patterns = _paths.patterns_of(name, multipliers, tree)
-    return jax.tree.unflatten(
-        jax.tree.structure(tree),
-        [1.0 if p is None else float(multipliers[p]) for p in patterns],
-    )
+    found = [1.0 if p is None else float(multipliers[p]) for p in patterns]
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
 def with_count(state: Any, count: jax.typing.ArrayLike) -> Any:
@@ -251,21 +249,11 @@ def _decay(wd, wd_mult):
     return optax.stateless(decay)
 
 
-def _multiply(lr_mult):
-    def multiply(updates, params):
-        del params
-        tree = factors("lr_mult", lr_mult, updates)
-        return jax.tree.map(operator.mul, updates, tree)
-
-    return optax.stateless(multiply)
-
-
 def _finite(name, value):
     """Returns a number, a Python one if it is known, or raises."""
     if isinstance(value, jax.Array):
         return value
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+    value = np.asarray(value).tolist()
     is_number = isinstance(value, numbers.Real)
     _checks.check(is_number, name, "a number", repr(value), TypeError)
     _checks.check(math.isfinite(value), name, "finite", value)

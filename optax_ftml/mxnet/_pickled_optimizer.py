@@ -40,7 +40,6 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
     fields = _pickles.fields_of(optimizer, names, "its optimizer", "FTML")
     options = _arguments(fields, _OPTIONS)
     options["order"] = names[optimizer.name]
-    options["multi_precision"] = bool(options["multi_precision"])
     scheduler = fields.get("lr_scheduler")
     if scheduler is not None:
         options["lr_scheduler"] = _read_scheduler(scheduler)
@@ -61,33 +60,27 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
 
 
 def make(
-    options: Mapping[str, Any],
-    num_update: int,
-    keys: Collection[Key],
-    order: str,
+    options: Mapping[str, Any], num_update: int, keys: Collection[Key]
 ) -> _pickles.Object:
     """Returns the FTML object that MXNet would have pickled.
 
     Args:
-        options: Arguments of :func:`optax_ftml.mxnet.ftml`.
+        options: Arguments of :func:`optax_ftml.mxnet.ftml`, `order` being that
+            of the MXNet to pickle for.
         num_update: Number of updates so far.
         keys: MXNet's indices or names of the parameters.
-        order: The MXNet to pickle for, "1.x" or "2.x".
 
     Raises:
         ValueError: A learning-rate schedule that is not MXNet's.
     """
     options = {**_factory.DEFAULTS, **options}
-    learning_rate = _factory.resolve_learning_rate(
-        options["learning_rate"], options["lr_scheduler"]
-    )
-    scheduler = None
-    if callable(learning_rate):
-        scheduler = _make_scheduler(learning_rate, num_update)
-        learning_rate = None
+    rate, scheduler = options["learning_rate"], options["lr_scheduler"]
+    rate = _factory.resolve_learning_rate(rate, scheduler)
+    if scheduler is not None:
+        rate, scheduler = None, _make_scheduler(rate, num_update)
     counts = dict.fromkeys(keys, num_update)
     fields = {
-        **_fields({**options, "learning_rate": learning_rate}, _OPTIONS),
+        **_fields({**options, "learning_rate": rate}, _OPTIONS),
         "lr_scheduler": scheduler,
         "lr_mult": dict(options["lr_mult"] or {}),
         "wd_mult": dict(options["wd_mult"] or {}),
@@ -98,7 +91,7 @@ def make(
         "sym_info": (),
         "allow_np_array": True,
     }
-    if order == "1.x":
+    if options["order"] == "1.x":
         fields["aggregate_num"] = 0
         return _pickles.make("mxnet.optimizer.optimizer.FTML", fields)
     fields.update(aggregate_num=1, use_fused_step=True)
@@ -106,10 +99,8 @@ def make(
 
 
 def _num_update(fields):
-    counts = fields.get("_all_index_update_counts")
-    counts = counts or {0: fields.get("_index_update_count", {})}
-    numbers = [n for device in counts.values() for n in device.values()]
-    numbers = set(map(operator.index, numbers or [fields["num_update"]]))
+    counts = fields.get("_index_update_count") or {0: fields["num_update"]}
+    numbers = set(map(operator.index, counts.values()))
     is_one, right = len(numbers) == 1, "the same for every parameter"
     _checks.check(is_one, "its number of updates", right, sorted(numbers))
     return numbers.pop()

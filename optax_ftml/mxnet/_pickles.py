@@ -74,8 +74,7 @@ class _Bytes(Object):
     a pickle could ask for that any number of times.
     """
 
-    def __new__(cls, data, encoding=None):
-        del encoding
+    def __new__(cls, data, *_):
         return data
 
 
@@ -86,14 +85,13 @@ class _NumpyScalar(Object):
         code, codes = dtype.args[0], ("f2", "f4", "f8", "i4", "i8", "b1")
         if code not in codes:
             raise ValueError(f"a scalar must be one of {codes}")
-        return np.frombuffer(as_bytes(data[:8]), f"<{code}", count=1).item()
+        return np.frombuffer(_as_bytes(data[:8]), f"<{code}", count=1).item()
 
 
 class _Reconstructor(Object):
     """Stands for what makes an object in protocols 0 and 1."""
 
-    def __new__(cls, target, base, state):
-        del base, state
+    def __new__(cls, target, *_):
         return target.__new__(target)
 
 
@@ -128,7 +126,18 @@ def fields_of(value: Any, names: Collection[str], what: str, right: str) -> Any:
     return value.state
 
 
-def as_bytes(data: Any) -> bytes:
+def array_of(value: Any) -> np.ndarray:
+    """Returns the floating array that is in a pickled one of MXNet's."""
+    state = fields_of(value, NDARRAYS, "d, v and z", "dense arrays")
+    file = io.BytesIO(_as_bytes(state["handle"]))
+    array = _ndarray.read_array(file)
+    _ndarray.check_end(file)
+    is_floating = array.dtype.kind == "f"
+    _checks.check(is_floating, "d, v and z", "floating", array.dtype)
+    return array
+
+
+def _as_bytes(data):
     """Returns the bytes that a pickle has as they are or as text."""
     return data.encode("latin-1") if isinstance(data, str) else data
 
@@ -158,8 +167,9 @@ def _check(data):
     """Raises for what MXNet's pickles do not have.
 
     That is other instructions, lengths beyond the data (which genops checks),
-    a memo larger than the file, and keys that are neither integers nor text:
-    the hash of a tuple could overflow the stack or take forever.
+    a memo larger than the file, and keys that are neither integers of 64 bits
+    nor text: the hash of a tuple could overflow the stack or take forever, and
+    any number of long integers have the same.
     """
     # What pickletools calls the values on the stack and in the memo.
     stack, memo = [], {}
@@ -167,6 +177,8 @@ def _check(data):
         name, needed = opcode.name, opcode.stack_before
         if name not in _INSTRUCTIONS:
             raise ValueError(f"the instruction {name} is not allowed")
+        if name == "INT" and abs(argument) >= 2**63:
+            raise ValueError("an integer must fit in 64 bits")
         if name in _PUTS:
             number = len(memo) if argument is None else argument
             is_right, right = number <= len(data), "within the file's size"
@@ -179,8 +191,7 @@ def _check(data):
             operands = []
             if pickletools.markobject in needed:
                 needed = needed[: needed.index(pickletools.markobject)]
-                while (operand := stack.pop()) is not pickletools.markobject:
-                    operands.append(operand)
+                operands += iter(stack.pop, pickletools.markobject)
             operands += [stack.pop() for _ in needed]
             if name in _SETS and not _KEYS.issuperset(operands[1::2]):
                 raise ValueError("a key must be an integer or text")

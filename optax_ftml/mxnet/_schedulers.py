@@ -9,7 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,25 @@ from optax_ftml import _checks
 WarmupMode = Literal["linear", "constant"]
 
 
+@dataclasses.dataclass(frozen=True)
 class Scheduler:
-    """The warm-up that the four schedulers share, and the checks."""
+    """The warm-up that the four schedulers share, and the checks.
 
-    base_lr: float
-    warmup_steps: int
-    warmup_begin_lr: float
-    warmup_mode: WarmupMode
-    warmup_final_lr: float | None
+    Each has `base_lr`, `warmup_steps`, `warmup_begin_lr` and `warmup_mode`, in
+    the order in which MXNet takes its arguments.
+    """
+
+    warmup_final_lr: float | None = dataclasses.field(
+        default=None, kw_only=True, repr=False
+    )
 
     def __post_init__(self):
         if self.warmup_final_lr is None:
             object.__setattr__(self, "warmup_final_lr", self.base_lr)
-        is_mode = self.warmup_mode in ("linear", "constant")
-        right, got = "'linear' or 'constant'", repr(self.warmup_mode)
-        _checks.check(is_mode, "warmup_mode", right, got)
-        for name, value in vars(self).items():
-            if name != "warmup_mode" and not isinstance(value, tuple):
-                _check_number(name, value)
+        # First base_lr, so that an error is not about its copy.
+        for name, value in {"base_lr": self.base_lr, **vars(self)}.items():
+            for x in value if isinstance(value, tuple) else [value]:
+                _check(name, x)
         begin, end = self.warmup_begin_lr, self.warmup_final_lr
         right = f"at most base_lr ({end})"
         _checks.check(begin <= end, "warmup_begin_lr", right, begin)
@@ -46,10 +47,7 @@ class Scheduler:
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
         """Returns the learning rate after `count` updates, of its shape."""
         count = jnp.asarray(count)
-        update = optax.safe_increment(count)
-        return jnp.where(
-            update < self.warmup_steps, self._warmup(update), self._decay(count)
-        )
+        return self._after_warmup(count, self._decay(count))
 
     def with_base_lr(self, learning_rate: float) -> "Scheduler":
         """Returns what MXNet makes of it, given a learning rate as well.
@@ -58,21 +56,19 @@ class Scheduler:
         nor, in `PolyScheduler` and `CosineScheduler`, where the decay starts:
         MXNet has copied these from `base_lr` before.
         """
-        return dataclasses.replace(self, base_lr=learning_rate)  # type: ignore[type-var]
+        return dataclasses.replace(self, base_lr=learning_rate)  # type: ignore[call-arg]
 
-    def _warmup(self, update):
-        if self.warmup_mode == "constant":
-            return self.warmup_begin_lr
+    def _after_warmup(self, count, decayed):
+        update = optax.safe_increment(count)
         rise = self.warmup_final_lr - self.warmup_begin_lr
+        if self.warmup_mode == "constant":
+            rise = 0
         fraction = _float(update) / max(self.warmup_steps, 1)
-        return self.warmup_begin_lr + rise * fraction
+        warm = self.warmup_begin_lr + rise * fraction
+        return jnp.where(update < self.warmup_steps, warm, decayed)
 
     def _decay(self, count):
         raise NotImplementedError
-
-
-def _hidden(default):
-    return dataclasses.field(default=default, kw_only=True, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +109,7 @@ class FactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    warmup_final_lr: float | None = _hidden(None)
-    count: int = _hidden(0)
+    count: int = dataclasses.field(default=0, kw_only=True, repr=False)
 
     def _decay(self, count):
         k = jnp.maximum(count - self.count, 0) // self.step
@@ -165,18 +160,15 @@ class MultiFactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    warmup_final_lr: float | None = _hidden(None)
-    cur_step_ind: int = _hidden(0)
+    cur_step_ind: int = dataclasses.field(default=0, kw_only=True, repr=False)
 
     def __post_init__(self):
         is_list = isinstance(self.step, list | tuple) and len(self.step) > 0
         _checks.check(is_list, "step", "a list of updates", repr(self.step))
-        for update in self.step:
-            _check_number("step", update)
-        is_increasing = np.all(np.diff(self.step) > 0)
-        _checks.check(is_increasing, "step", "increasing", self.step)
         object.__setattr__(self, "step", tuple(self.step))
         super().__post_init__()
+        is_increasing = np.all(np.diff(self.step) > 0)
+        _checks.check(is_increasing, "step", "increasing", [*self.step])
 
     def _decay(self, count):
         steps = self.step[self.cur_step_ind :]
@@ -223,7 +215,6 @@ class PolyScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    warmup_final_lr: float | None = _hidden(None)
 
     def _decay(self, count):
         return _to_end(self, count, lambda left: left**self.pwr)
@@ -265,7 +256,6 @@ class CosineScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    warmup_final_lr: float | None = _hidden(None)
 
     def _decay(self, count):
         # It is (1 + cos(pi (1 - left))) / 2, without the cancellation.
@@ -294,17 +284,25 @@ def _float(x):
     return jnp.asarray(x, float)
 
 
-def _check_number(name, value):
+def _check(name, value):
     if name in ("step", "max_update", "warmup_steps", "count", "cur_step_ind"):
-        least = 1 if name in ("step", "max_update") else 0
-        is_right = isinstance(value, numbers.Integral) and value >= least
-        right = f"an integer of at least {least}"
+        check_integer(name, value, 1 if name in ("step", "max_update") else 0)
+        return
+    if name == "warmup_mode":
+        is_right = value in ("linear", "constant")
+        right = "'linear' or 'constant'"
     elif name == "factor":
         is_right = isinstance(value, numbers.Real) and 0 <= value <= 1
         right = "a number in [0, 1]"
-    elif isinstance(value, jax.Array):
-        return  # The learning rate, which ftml checks.
-    else:
-        is_right = isinstance(value, numbers.Real) and 0 <= value < np.inf
+    else:  # ftml checks a learning rate that is an array.
+        is_number = isinstance(value, numbers.Real) and 0 <= value < np.inf
+        is_right = is_number or isinstance(value, jax.Array)
         right = "a finite number, at least 0"
+    _checks.check(is_right, name, right, repr(value))
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raises unless it is an integer, and at least so large."""
+    is_right = isinstance(value, int | np.integer) and value >= least
+    right = f"an integer of at least {least}"
     _checks.check(is_right, name, right, repr(value))

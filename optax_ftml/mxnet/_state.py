@@ -77,30 +77,24 @@ def state_from_mxnet(
     _checks.check(not unknown, "paths", right, unknown)
     slots = _transpose(states.slots, axes or {})
     _check_slots(slots, weights, state)
-    v = {path: x.v for path, x in slots.items()}
-    masters = {
-        path: weights[path] if x.weight is None else x.weight
-        for path, x in slots.items()
-    }
-    # That is d (leader - theta), where z is -d times the leader.
-    multipliers = {
-        path: -x.z - x.d * masters[path].astype(float)
-        for path, x in slots.items()
-    }
+    v, masters, multipliers = {}, {}, {}
+    for path, x in slots.items():
+        v[path] = x.v
+        masters[path] = weights[path] if x.weight is None else x.weight
+        # That is d (leader - theta), where z is -d times the leader.
+        multipliers[path] = -x.z - x.d * masters[path].astype(float)
 
     def fill(tree, arrays):
         """Returns a tree like another, with the arrays as its leaves."""
-        leaves, structure = jax.tree.flatten(tree)
-        return structure.unflatten(
+        return jax.tree.structure(tree).unflatten(
             jax.device_put(arrays[path].astype(old.dtype), old.sharding)
-            for path, old in zip(_paths.leaf_names(tree), leaves, strict=True)
+            for path, old in _paths.named_leaves(tree)
         )
 
     def fill_ftml(node):
         node = node._replace(v=fill(node.v, v))
         if isinstance(node, _ftml.FtmlState):
-            multiplier = fill(node.multiplier, multipliers)
-            return node._replace(multiplier=multiplier)
+            return node._replace(multiplier=fill(node.multiplier, multipliers))
         for path in _paths.leaf_names(node.v):
             _check_leader(path, slots[path], multipliers[path], masters[path])
         return node
@@ -186,40 +180,32 @@ def state_to_mxnet(
 
 def _d(v, num_update, lr_mult, options):
     """Returns MXNet's d of the last update."""
-    lr = _factory.resolve_learning_rate(
-        options["learning_rate"], options["lr_scheduler"]
-    )
+    rate, scheduler = options["learning_rate"], options["lr_scheduler"]
+    lr = _factory.resolve_learning_rate(rate, scheduler)
     lr = float(lr(num_update - 1) if callable(lr) else lr) * lr_mult
     if num_update == 0 or lr == 0:
         return np.zeros(v.shape)
     # Rounded as in the update, which fits the bias corrections to v.
     dtype = _numerics.at_least_float32(v)
-    b1, b2, eps = (
-        float(np.asarray(options[name], dtype))
-        for name in ("beta1", "beta2", "epsilon")
-    )
+    names = "beta1", "beta2", "epsilon"
+    b1, b2, eps = np.array([options[x] for x in names], dtype).astype(float)
     denominator = np.sqrt(v.astype(float) / (1 - b2**num_update)) + eps
     return (1 - b1**num_update) / lr * denominator
 
 
 def _transpose(slots, axes):
     """Returns the slots by path, with the axes of each array in this order."""
-
-    def transpose(path, x):
-        return np.transpose(x, axes.get(path, range(np.ndim(x))))
-
-    return {
-        path: jax.tree.map(functools.partial(transpose, path), x)
-        for path, x in slots.items()
-    }
+    for path in slots.keys() & axes.keys():
+        transpose = functools.partial(np.transpose, axes=axes[path])
+        slots = {**slots, path: jax.tree.map(transpose, slots[path])}
+    return slots
 
 
 def _check_slots(slots, weights, state):
     """Raises unless slots, weights and the state are of one another."""
     for path, (d, *_) in slots.items():
-        is_right = d.shape == weights[path].shape
         right = f"of shape {weights[path].shape} for {path!r}, as axes make it"
-        _checks.check(is_right, "states", right, d.shape)
+        _checks.check(d.shape == weights[path].shape, "states", right, d.shape)
     v = _leaves(state, _FTML, "v").keys()
     missing, right = sorted(v - slots.keys()), "those of every parameter"
     _checks.check(not missing, "states", right, f"none for {missing}")
@@ -265,5 +251,4 @@ def _nodes(state, kinds):
 
 def _arrays(tree):
     """Returns the leaves by path, as NumPy's arrays."""
-    leaves = map(np.asarray, jax.tree.leaves(tree))
-    return dict(zip(_paths.leaf_names(tree), leaves, strict=True))
+    return {path: np.asarray(x) for path, x in _paths.named_leaves(tree)}

@@ -1,6 +1,5 @@
 """MXNet's files of optimizer states, read without running what is in them."""
 
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,12 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optax_ftml import _checks
-from optax_ftml.mxnet import (
-    _ndarray,
-    _params_file,
-    _pickled_optimizer,
-    _pickles,
-)
+from optax_ftml.mxnet import _params_file, _pickled_optimizer, _pickles
 
 Key = _pickled_optimizer.Key
 
@@ -85,14 +79,11 @@ class UpdaterStates(NamedTuple):
         slots = by_path(self.slots)
         is_right = len(slots) == len(self.slots)
         _checks.check(is_right, "paths", "to different parameters", dict(paths))
-        options = self.options
-        if options is not None:
-            options = {
-                name: by_path(value)
-                if name.endswith("_mult") and value
-                else value
-                for name, value in options.items()
-            }
+        options = self.options and {
+            **self.options,
+            "lr_mult": by_path(self.options.get("lr_mult") or {}),
+            "wd_mult": by_path(self.options.get("wd_mult") or {}),
+        }
         return self._replace(slots=slots, options=options)
 
 
@@ -133,9 +124,8 @@ def load_states(path: _params_file.Path) -> UpdaterStates:
         [1. 1.] 7 0.5
     """
     data = pathlib.Path(path).read_bytes()
-    with _params_file.about(
-        f"{os.fspath(path)!r} is not a file of FTML states"
-    ):
+    what = f"{os.fspath(path)!r} is not a file of FTML states"
+    with _params_file.about(what):
         states, optimizer = _pickles.loads(data), None
         if isinstance(states, tuple) and len(states) == 2:
             states, optimizer = states
@@ -186,18 +176,17 @@ def save_states(
         ...     print(mxnet.load_states(path).slots[0].v)
         [1. 1.]
     """
-    order = order or (states.options or {}).get("order", "2.x")
+    slots, num_update, options = states
+    order = order or (options or {}).get("order", "2.x")
     value: Any = {
         key: (d, v, z) if weight is None else (weight, (d, v, z))
-        for key, (d, v, z, weight) in states.slots.items()
+        for key, (d, v, z, weight) in slots.items()
     }
-    if states.options is not None:
-        if states.num_update is None:
+    if options is not None:
+        if num_update is None:
             raise ValueError("states must say how many updates there were.")
-        optimizer = _pickled_optimizer.make(
-            states.options, states.num_update, states.slots, order
-        )
-        value = (value, optimizer)
+        options = {**options, "order": order}
+        value = value, _pickled_optimizer.make(options, num_update, slots)
     data = _pickles.dumps(value, np_shape=order == "2.x")
     pathlib.Path(path).write_bytes(data)
 
@@ -213,20 +202,8 @@ def _slots(state):
             is_tuple, kind = isinstance(state, tuple), type(state).__name__
             got = f"{len(state)} of them" if is_tuple else kind
             raise ValueError(f"it must be FTML's d, v and z, got {got}.")
-    slots = FtmlSlots(*map(_array, arrays))
+    slots = FtmlSlots(*map(_pickles.array_of, arrays))
     kinds = {(x.shape, x.dtype.name) for x in slots if x is not None}
     right = "of one shape and dtype"
     _checks.check(len(kinds) == 1, "its arrays", right, sorted(kinds))
     return slots
-
-
-def _array(value):
-    """Returns the floating array that is in a pickled one of MXNet's."""
-    names, right = _pickles.NDARRAYS, "dense arrays"
-    state = _pickles.fields_of(value, names, "d, v and z", right)
-    file = io.BytesIO(_pickles.as_bytes(state["handle"]))
-    array = _ndarray.read_array(file)
-    _ndarray.check_end(file)
-    is_floating = array.dtype.kind == "f"
-    _checks.check(is_floating, "d, v and z", "floating", array.dtype)
-    return array

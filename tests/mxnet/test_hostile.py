@@ -243,6 +243,8 @@ SLOTS = {
     "a billion laughs": LAUGHS,
     "memo of 2^31": b"r\xff\xff\xff\x7f",
     "a long of gigabytes": b"\x8b" + struct.pack("<i", 2**31 - 1),
+    "long integers of one hash": b"}(%bu"
+    % b"".join(b"I%d\nN" % (i * (2**61 - 1)) for i in range(30_000)),
     "a long with a million digits": b"L" + b"9" * 10**6 + b"L\n",
     **{
         f"instruction {code!r}": code
