@@ -40,6 +40,7 @@ def read(optimizer: Any, keys: Collection[Key]) -> tuple[int, dict[str, Any]]:
     fields = _pickles.fields_of(optimizer, names, "its optimizer", "FTML")
     options = _arguments(fields, _OPTIONS)
     options["order"] = names[optimizer.name]
+    options["multi_precision"] = bool(options["multi_precision"])
     scheduler = fields.get("lr_scheduler")
     if scheduler is not None:
         options["lr_scheduler"] = _read_scheduler(scheduler)
@@ -99,8 +100,10 @@ def make(
 
 
 def _num_update(fields):
-    counts = fields.get("_index_update_count") or {0: fields["num_update"]}
-    numbers = set(map(operator.index, counts.values()))
+    counts = fields.get("_all_index_update_counts")
+    counts = counts or {0: fields.get("_index_update_count", {})}
+    numbers = [n for device in counts.values() for n in device.values()]
+    numbers = set(map(operator.index, numbers or [fields["num_update"]]))
     is_one, right = len(numbers) == 1, "the same for every parameter"
     _checks.check(is_one, "its number of updates", right, sorted(numbers))
     return numbers.pop()
