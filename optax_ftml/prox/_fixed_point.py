@@ -22,6 +22,7 @@ from optax_ftml.prox import _checks, _slices
 
 MEMORY = 3  # moves
 BACK = 0.1  # how far back a residual may point, relative to the one before
+NOISE = 1e-4  # the relative change below which it is rounding
 CONSTANT = 0.03  # the relative change below which a residual is constant
 FIRST = 100.0  # the relative step size where there has been no gradient yet
 
@@ -115,7 +116,8 @@ def _anderson(residual, moves, changes):
     """
     products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
     sizes = jnp.sqrt(jnp.diagonal(products))
-    scale = 1 / jnp.where(sizes > 0, sizes, 1)
+    is_known = sizes > NOISE * norm(residual)
+    scale = 1 / jnp.where(is_known, sizes, jnp.inf)
     ridge = 10 * jnp.finfo(scale.dtype).eps * jnp.eye(MEMORY, dtype=scale.dtype)
     shares = scale * jnp.linalg.solve(
         products * jnp.outer(scale, scale) + ridge,
