@@ -10,26 +10,23 @@ from flax import nnx
 
 from optax_ftml import mxnet
 
+SCHEDULED = {"learning_rate": None, "lr_scheduler": lambda count: 0.5 + count}
+
 
 @pytest.mark.parametrize(
-    ("options", "steps"),
+    ("options", "rates"),
     [
         ({}, [0.0025, 0.0025]),
         ({"learning_rate": None}, [0.01, 0.01]),
-        (
-            {"learning_rate": None, "lr_scheduler": lambda t: 0.5 + t},
-            [0.5, 1.5],
-        ),
+        (SCHEDULED, [0.5, 1.5]),
     ],
 )
-def test_learning_rates_beside_mxnets_schedulers(options, steps):
+def test_learning_rates_beside_mxnets_schedulers(options, rates):
     optimizer = mxnet.ftml(**options)
     state = optimizer.init(jnp.zeros(()))
-    for i, step in enumerate(steps, start=1):
+    for i, rate in enumerate(rates, start=1):
         updates, state = optimizer.update(jnp.ones(()), state)
-        np.testing.assert_allclose(
-            updates, -step * 0.4 / (1 - 0.6**i), rtol=1e-5
-        )
+        np.testing.assert_allclose(updates, -rate * 0.4 / (1 - 0.6**i), 1e-5)
 
 
 PARAMS = {
@@ -59,8 +56,6 @@ def test_multipliers_are_by_path_or_pattern(options, expected):
     ("options", "expected"),
     [
         ({"lr_mult": {"layers/0/bias": 3.0}}, [0.3, 0.1]),
-        ({"lr_mult": {"*bias": 0.0}}, [0.0, 0.1]),
-        ({"wd_mult": {"layers/0/kernel": 0.0}}, [0.1, 0.0]),
         ({"wd_mult": {"*kernel": 0.0}}, [0.1, 0.0]),
     ],
 )
@@ -80,11 +75,13 @@ def test_flax_nnx_paths_are_spelled_one_way(options, expected):
     np.testing.assert_allclose(moves, expected, rtol=1e-5)
 
 
-def test_updates_need_params_only_for_decay():
-    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"a": 2.0})
-    params = {"a": jnp.ones(2, jnp.bfloat16)}
-    updates, _ = optimizer.update(params, optimizer.init(params))
-    assert updates["a"].dtype == jnp.bfloat16
+def test_params_are_needed_for_decay_alone():
+    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"*": 2.0})
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS))
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, PARAMS)
+    optimizer = mxnet.ftml(wd=0.1, wd_mult={"*": 2.0})
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS))
 
 
 def test_numbers_can_be_injected():
@@ -97,9 +94,8 @@ def test_numbers_can_be_injected():
     for lr in (0.1, 0.0, 0.2):  # as trainer.set_learning_rate does
         state.hyperparams["learning_rate"] = jnp.asarray(lr)
         updates, state = update(params, state, params)
-        np.testing.assert_allclose(
-            updates["a"], -lr * 0.4 / (1 - 0.6**state.count), rtol=1e-5
-        )
+        expected = -lr * 0.4 / (1 - 0.6**state.count)
+        np.testing.assert_allclose(updates["a"], expected, rtol=1e-5)
     assert update._cache_size() == 1
 
 
@@ -108,7 +104,7 @@ INJECTED = optax.inject_hyperparams(
 )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
 @pytest.mark.parametrize("bound", [0, np.array(-1.0), 0.5, np.float32(2)])
 def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
@@ -120,16 +116,15 @@ def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
 
 @pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
 def test_zero_dimensional_arrays_are_numbers(make):
-    params = {"a": jnp.ones(2)}
     numbers = {"wd": 0.5, "rescale_grad": 2.0, "clip_gradient": 0.7}
     arrays = {name: np.array(value) for name, value in numbers.items()}
     updates = []
     for optimizer in (
-        mxnet.ftml(beta2=0.5, begin_num_update=3, **numbers),
-        make(beta2=0.5, begin_num_update=np.int64(3), **arrays),
+        mxnet.ftml(epsilon=1.0, begin_num_update=3, **numbers),
+        make(epsilon=1.0, begin_num_update=np.int64(3), **arrays),
     ):
-        state = optimizer.init(params)
-        updates.append(optimizer.update(params, state, params)[0])
+        state = optimizer.init(PARAMS)
+        updates.append(optimizer.update(PARAMS, state, PARAMS)[0])
     chex.assert_trees_all_close(*updates, rtol=1e-6)
 
 
@@ -176,10 +171,3 @@ def test_multipliers_are_checked(name, error, match, multipliers):
     optimizer = mxnet.ftml(**{name: multipliers})
     with pytest.raises(error, match=match.format(name)):
         optimizer.init(PARAMS)
-
-
-@pytest.mark.parametrize("wd_mult", [None, {"*": 2.0}])
-def test_decay_asks_for_params(wd_mult):
-    optimizer = mxnet.ftml(wd=0.1, wd_mult=wd_mult)
-    with pytest.raises(ValueError, match="params"):
-        optimizer.update(PARAMS, optimizer.init(PARAMS))

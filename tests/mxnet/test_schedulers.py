@@ -12,18 +12,13 @@ from optax_ftml import mxnet
 from tests.programs import mxnet_settings
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
-
-
 RECORDED = np.load(DATA / "mxnet_schedulers.npz")
 SETTINGS = json.loads(str(RECORDED["settings"]))
 
 
-@pytest.mark.parametrize(
-    "start",
-    [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 8))],
-)
-def test_agrees_with_mxnet(start):
-    for i in range(start, len(SETTINGS), 8):
+@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_agrees_with_mxnet(stride):
+    for i in range(0, len(SETTINGS), stride):
         np.testing.assert_allclose(
             mxnet_settings.learning_rates(SETTINGS[i]),
             RECORDED[f"{i}/learning_rate"],
@@ -43,15 +38,11 @@ def test_agrees_with_mxnet(start):
     ],
 )
 def test_takes_arrays_of_counts(scheduler):
-    counts = 5 * np.arange(24).reshape(2, 3, 4)
+    counts = 10 * np.arange(12).reshape(2, 3, 2)
     rates = scheduler(counts)
     assert rates.shape == counts.shape
-    for others in (
-        np.reshape([scheduler(int(i)) for i in counts.flat], counts.shape),
-        jax.jit(scheduler)(counts),
-        jax.vmap(scheduler)(counts),
-    ):
-        np.testing.assert_allclose(others, rates, rtol=1e-6)
+    one_by_one = [scheduler(int(count)) for count in counts.flat]
+    np.testing.assert_allclose(rates.ravel(), one_by_one, rtol=1e-6)
 
 
 def test_schedulers_are_values():
