@@ -5,9 +5,9 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from optax_ftml import mxnet
+from tests import reference
 from tests.programs import mxnet_runs
 
 RECORD = [1, 2, 5, 10, 20, 30, 40, 50]
@@ -36,44 +36,33 @@ def random_setting(seed):
     def decay_rate(low, high):
         return float(np.float32(rng.uniform(low, high)))
 
-    def factors():
-        return {
-            name: rng.choice([0.5, 2.0, 0.25])
-            for name in params
-            if rng.random() < 0.3
-        }
+    def factors(*choices):
+        return {n: rng.choice(choices) for n in params if rng.random() < 0.4}
 
     params = rng.choice(PARAMS)
-    begin_num_update = rng.choice([0, 0, 0, 7, 40])
-    scheduler = None
-    if rng.random() < 0.5:
-        scheduler = _random_scheduler(rng, log_uniform(1e-3, 0.1))
+    dtype = rng.choice(["float16", "float32", "float32", "float64"])
+    rates = [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
     options = {
-        "learning_rate": rng.choice(
-            [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
-        ),
+        "learning_rate": rng.choice(rates),
         "beta1": rng.choice([0.0, 0.6, decay_rate(0, 0.95)]),
         "beta2": rng.choice([0.999, 0.9999, decay_rate(0.8, 0.999)]),
         "epsilon": rng.choice([1e-8, log_uniform(1e-8, 1e-2)]),
         "rescale_grad": rng.choice([1.0, 1 / 32, log_uniform(0.01, 10)]),
         "clip_gradient": rng.choice(
-            [None, 0, -1.0, *(log_uniform(0.1, 3) for _ in range(3))]
+            [None, 0, -1.0, *3 * [log_uniform(0.1, 3)]]
         ),
         "wd": rng.choice([0.0, log_uniform(1e-4, 0.3)]),
-        "begin_num_update": begin_num_update,
     }
-    dtype = rng.choice(["float16", "float32", "float32", "float64"])
     if dtype == "float64":
-        options = {
-            name: _binary(x) if isinstance(x, float) else x
-            for name, x in options.items()
-        }
+        options = {n: x and _binary(x) for n, x in options.items()}
+    options["begin_num_update"] = rng.choice([0, 0, 0, 7, 40])
     options["multi_precision"] = dtype == "float16" or rng.random() < 0.2
+    base_lr = log_uniform(1e-3, 0.1)
     return {
         "options": options,
-        "scheduler": scheduler,
-        "lr_mult": factors(),
-        "wd_mult": factors() | {n: 0.0 for n in params if rng.random() < 0.2},
+        "scheduler": rng.choice([None, _random_scheduler(rng, base_lr)]),
+        "lr_mult": factors(0.25, 0.5, 2.0),
+        "wd_mult": factors(0.0, 0.25, 0.5, 2.0),
         "params": params,
         "dtype": dtype,
         "order": rng.choice(["1.x", "2.x"]),
@@ -89,28 +78,26 @@ def _binary(x):
 
 
 def _random_scheduler(rng, base_lr):
-    warmup = {
-        "base_lr": base_lr,
-        "warmup_steps": rng.choice([0, 0, 5, 20, 60]),
-        "warmup_begin_lr": base_lr * rng.choice([0.1, 0.5, 1.0]),
-        "warmup_mode": rng.choice(["linear", "constant"]),
-    }
     end = {
         "max_update": rng.randint(65, 150),
         "final_lr": base_lr * rng.choice([0.01, 0.1]),
     }
+    steps = sorted(rng.sample(range(1, 80), rng.randint(1, 4)))
     arguments = {
         "FactorScheduler": {
             "step": rng.randint(1, 30),
             "factor": rng.uniform(0.5, 1),
             "stop_factor_lr": base_lr / 20,
         },
-        "MultiFactorScheduler": {
-            "step": sorted(rng.sample(range(1, 80), rng.randint(1, 4))),
-            "factor": rng.uniform(0.3, 1),
-        },
+        "MultiFactorScheduler": {"step": steps, "factor": rng.uniform(0.3, 1)},
         "PolyScheduler": {"pwr": rng.choice([1, 2, 0.5]), **end},
         "CosineScheduler": end,
+    }
+    warmup = {
+        "base_lr": base_lr,
+        "warmup_steps": rng.choice([0, 0, 5, 20, 60]),
+        "warmup_begin_lr": base_lr * rng.choice([0.1, 0.5, 1.0]),
+        "warmup_mode": rng.choice(["linear", "constant"]),
     }
     name = rng.choice(list(arguments))
     return [name, {**arguments[name], **warmup}]
@@ -130,8 +117,7 @@ def learning_rates(setting):
     learning_rate = setting["options"]["learning_rate"]
     if learning_rate is not None:
         scheduler = scheduler.with_base_lr(learning_rate)
-    counts = jnp.array(setting["record"]) - 1
-    return np.asarray(jax.vmap(scheduler)(counts))
+    return np.asarray(scheduler(jnp.array(setting["record"]) - 1))
 
 
 def trajectory(setting):
@@ -143,28 +129,21 @@ def trajectory(setting):
         wd_mult=setting["wd_mult"],
         order=setting["order"],
     )
-
-    def step(carry, grads):
-        params, state = carry
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    @jax.jit
-    def run(params, grads):
-        start = (params, optimizer.init(params))
-        return jax.lax.scan(step, start, grads)[1]
-
     params, grads = mxnet_runs.inputs(setting)
-    grads = jax.tree.map(lambda *g: np.stack(g), *grads)
-    record = np.array(setting["record"]) - 1
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", setting["dtype"] == "float64")
     try:
-        weights = jax.tree.map(np.asarray, run(params, grads))
+        grads = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+        weights, *_ = reference.run(
+            optimizer,
+            params,
+            lambda t, _: jax.tree.map(lambda g: g[t], grads),
+            setting["record"][-1],
+        )
     finally:
         jax.config.update("jax_enable_x64", before)
-    return {name: values[record] for name, values in weights.items()}
+    record = np.array(setting["record"]) - 1
+    return {name: np.asarray(x)[record] for name, x in weights.items()}
 
 
 def runs_of(setting):
@@ -177,8 +156,22 @@ def runs_of(setting):
     return ["fused"] if clip is not None and clip <= 0 else ["fused", "step"]
 
 
-def excess(setting, run, ours, theirs):
-    """Returns the largest error, in units of what is allowed.
+def errors(number, setting, results):
+    """Yields the runs of MXNet and the largest error, in units of the allowed.
+
+    Args:
+        number: The setting's.
+        setting: The setting.
+        results: MXNet's, by run.
+    """
+    ours = trajectory(setting)
+    for run in runs_of(setting):
+        theirs = {name: results[run][f"{number}/{name}"] for name in ours}
+        yield run, max(_excess(setting, run, ours[n], theirs[n]) for n in ours)
+
+
+def _excess(setting, run, ours, theirs):
+    """Returns the largest error of an array, in units of what is allowed.
 
     That is one unit in the last place in float16 (or what is allowed in
     float32, which is more where a weight is close to 0), 2e-5 of the
@@ -187,6 +180,7 @@ def excess(setting, run, ours, theirs):
     master copy it is 2^-12 of the size in float16: a step that more than halves
     a weight is rounded to float16, as its gradient is.
     """
+    assert ours.dtype == theirs.dtype == setting["dtype"]
     ours, theirs = ours.astype(float), theirs.astype(float)
     options = setting["options"]
     relative = 2e-5
