@@ -127,10 +127,8 @@ def _npz(data, compression=zipfile.ZIP_STORED):
     return file.getvalue()
 
 
-ONE_NAME, TWO_NAMES = (
-    struct.pack("<Q", count) + count * struct.pack("<Qc", 1, b"a")
-    for count in (1, 2)
-)
+ONE_NAME = struct.pack("<QQc", 1, 1, b"a")
+TWO_NAMES = struct.pack("<QQcQc", 2, 1, b"a", 1, b"a")
 OBJECTS = io.BytesIO()
 np.save(OBJECTS, np.array([_Attack()], dtype=object), allow_pickle=True)
 LISTS = {

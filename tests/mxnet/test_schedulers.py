@@ -28,23 +28,6 @@ def test_agrees_with_mxnet(stride):
         )
 
 
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        mxnet.FactorScheduler(3, 0.7, base_lr=0.5, warmup_steps=4),
-        mxnet.MultiFactorScheduler([2, 5, 90], 0.1, 0.5, warmup_steps=4),
-        mxnet.PolyScheduler(50, base_lr=0.5, warmup_steps=4),
-        mxnet.CosineScheduler(50, base_lr=0.5, final_lr=0.1),
-    ],
-)
-def test_takes_arrays_of_counts(scheduler):
-    counts = 10 * np.arange(12).reshape(2, 3, 2)
-    rates = scheduler(counts)
-    assert rates.shape == counts.shape
-    one_by_one = [scheduler(int(count)) for count in counts.flat]
-    np.testing.assert_allclose(rates.ravel(), one_by_one, rtol=1e-6)
-
-
 def test_schedulers_are_values():
     """They are compared, and MXNet's mutable list of steps becomes a tuple."""
     step = [1, 3]

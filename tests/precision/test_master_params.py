@@ -60,7 +60,7 @@ def test_is_the_float32_run_rounded(dtype):
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     draws = jax.tree.map(lambda p: jnp.float32(draw(size=(20, *p.shape))), wide)
 
-    def grads(t, params):
+    def grads(t, _):
         return jax.tree.map(lambda g: g[t], draws)
 
     low = optax_ftml.with_master_params(optimizer)

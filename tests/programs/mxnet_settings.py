@@ -36,33 +36,41 @@ def random_setting(seed):
     def decay_rate(low, high):
         return float(np.float32(rng.uniform(low, high)))
 
-    def factors(*choices):
-        return {n: rng.choice(choices) for n in params if rng.random() < 0.4}
+    def factors():
+        names = (name for name in params if rng.random() < 0.3)
+        return {name: rng.choice([0.5, 2.0, 0.25]) for name in names}
 
     params = rng.choice(PARAMS)
-    dtype = rng.choice(["float16", "float32", "float32", "float64"])
-    rates = [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
+    begin_num_update = rng.choice([0, 0, 0, 7, 40])
+    scheduler = None
+    if rng.random() < 0.5:
+        scheduler = _random_scheduler(rng, log_uniform(1e-3, 0.1))
     options = {
-        "learning_rate": rng.choice(rates),
+        "learning_rate": rng.choice(
+            [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
+        ),
         "beta1": rng.choice([0.0, 0.6, decay_rate(0, 0.95)]),
         "beta2": rng.choice([0.999, 0.9999, decay_rate(0.8, 0.999)]),
         "epsilon": rng.choice([1e-8, log_uniform(1e-8, 1e-2)]),
         "rescale_grad": rng.choice([1.0, 1 / 32, log_uniform(0.01, 10)]),
         "clip_gradient": rng.choice(
-            [None, 0, -1.0, *3 * [log_uniform(0.1, 3)]]
+            [None, 0, -1.0, *(log_uniform(0.1, 3) for _ in range(3))]
         ),
         "wd": rng.choice([0.0, log_uniform(1e-4, 0.3)]),
+        "begin_num_update": begin_num_update,
     }
+    dtype = rng.choice(["float16", "float32", "float32", "float64"])
     if dtype == "float64":
-        options = {n: x and _binary(x) for n, x in options.items()}
-    options["begin_num_update"] = rng.choice([0, 0, 0, 7, 40])
+        options = {
+            name: _binary(x) if isinstance(x, float) else x
+            for name, x in options.items()
+        }
     options["multi_precision"] = dtype == "float16" or rng.random() < 0.2
-    base_lr = log_uniform(1e-3, 0.1)
     return {
         "options": options,
-        "scheduler": rng.choice([None, _random_scheduler(rng, base_lr)]),
-        "lr_mult": factors(0.25, 0.5, 2.0),
-        "wd_mult": factors(0.0, 0.25, 0.5, 2.0),
+        "scheduler": scheduler,
+        "lr_mult": factors(),
+        "wd_mult": factors() | {n: 0.0 for n in params if rng.random() < 0.2},
         "params": params,
         "dtype": dtype,
         "order": rng.choice(["1.x", "2.x"]),
@@ -78,26 +86,28 @@ def _binary(x):
 
 
 def _random_scheduler(rng, base_lr):
+    warmup = {
+        "base_lr": base_lr,
+        "warmup_steps": rng.choice([0, 0, 5, 20, 60]),
+        "warmup_begin_lr": base_lr * rng.choice([0.1, 0.5, 1.0]),
+        "warmup_mode": rng.choice(["linear", "constant"]),
+    }
     end = {
         "max_update": rng.randint(65, 150),
         "final_lr": base_lr * rng.choice([0.01, 0.1]),
     }
-    steps = sorted(rng.sample(range(1, 80), rng.randint(1, 4)))
     arguments = {
         "FactorScheduler": {
             "step": rng.randint(1, 30),
             "factor": rng.uniform(0.5, 1),
             "stop_factor_lr": base_lr / 20,
         },
-        "MultiFactorScheduler": {"step": steps, "factor": rng.uniform(0.3, 1)},
+        "MultiFactorScheduler": {
+            "step": sorted(rng.sample(range(1, 80), rng.randint(1, 4))),
+            "factor": rng.uniform(0.3, 1),
+        },
         "PolyScheduler": {"pwr": rng.choice([1, 2, 0.5]), **end},
         "CosineScheduler": end,
-    }
-    warmup = {
-        "base_lr": base_lr,
-        "warmup_steps": rng.choice([0, 0, 5, 20, 60]),
-        "warmup_begin_lr": base_lr * rng.choice([0.1, 0.5, 1.0]),
-        "warmup_mode": rng.choice(["linear", "constant"]),
     }
     name = rng.choice(list(arguments))
     return [name, {**arguments[name], **warmup}]

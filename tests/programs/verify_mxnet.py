@@ -62,7 +62,7 @@ def verify_schedulers(pythons):
     ours = list(map(mxnet_settings.learning_rates, settings))
     worst = 0.0
     for python in pythons:
-        theirs = mxnet_runs.run_in(python, settings)
+        theirs = mxnet_runs.run_in(python, dict(enumerate(settings)))
         for i, rates in enumerate(ours):
             expected = theirs[f"{i}/learning_rate"]
             # Learning rates below 1e-9 move nothing.
