@@ -67,15 +67,15 @@ def test_pages_list_all_there_is():
 
 
 NON_NEGATIVE = optax_ftml.prox.non_negative()
-V_IN_BFLOAT16 = optax_ftml.ftml(accumulator_dtype=jnp.bfloat16)
 OPTIMIZERS = {
     "`optax_ftml.ftml`, delta form": optax_ftml.ftml(),
     "`optax_ftml.ftml`, leader form": optax_ftml.ftml(prox=NON_NEGATIVE),
     "`optax_ftml.ftml`, leader form, `b1=0`": optax_ftml.ftml(
         b1=0, prox=NON_NEGATIVE
     ),
-    "`optax_ftml.ftml`, `v` in bfloat16": V_IN_BFLOAT16,
-    "`optax.rmsprop`": optax.rmsprop(0.1),
+    "`optax_ftml.ftml`, `v` in bfloat16": optax_ftml.ftml(
+        accumulator_dtype=jnp.bfloat16
+    ),
     "`optax.adam`, `optax.adamw`": optax.adamw(0.1),
 }
 

@@ -1,4 +1,4 @@
-"""The check of a release, the oldest versions, the site's folders and links."""
+"""The check of a release, and the site's folders and links."""
 
 import json
 import pathlib
@@ -32,7 +32,6 @@ def test_release_prints_what_is_new_or_what_disagrees(tmp_path):
     assert release().stdout == "- New, in two lines.\n- More.\n"
     for done, where in [
         (release("v1.3.0"), "the tag has"),
-        (release("1.2.0"), "the tag has"),
         (release(CITATION=("\nversion: 1.2", "\nversion: 1.1")), "CITATION"),
         (release(CITATION=("date-released: 2027", "")), "CITATION.*no line"),
         (release(CHANGELOG=("2027-03-01", "2027-03-02")), "CHANGELOG.md has"),
@@ -41,12 +40,6 @@ def test_release_prints_what_is_new_or_what_disagrees(tmp_path):
     ]:
         assert done.returncode == 1
         assert re.match(where, done.stderr)
-
-
-def test_oldest_versions():
-    pins = run(".ci/oldest.py").stdout
-    names = re.findall(r"^(\w+)==[\d.]+$", pins, re.MULTILINE)
-    assert names == ["jax", "jaxlib", "optax"]
 
 
 def test_site_has_a_folder_for_each_version(tmp_path):

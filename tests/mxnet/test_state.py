@@ -42,6 +42,7 @@ def _train(optimizer, params, state):
 
 def _close(x, y, tolerance):
     """Asserts that arrays differ by little of their size."""
+    assert x.dtype == y.dtype
     x, y = np.asarray(x, float), np.asarray(y, float)
     np.testing.assert_allclose(
         x, y, rtol=0, atol=tolerance * np.max(np.abs(y), initial=1e-2)
@@ -60,7 +61,6 @@ def test_training_goes_on_where_mxnet_stopped(version, kind):
     params, _ = _train(optimizer, params, state)
     expected = mxnet.load_params(f"{start}_200.params")
     for name, p in params.items():
-        assert p.dtype == expected[name].dtype
         # A gradient in float16 may have been rounded the other way once.
         _close(p, expected[name], 2e-5 if kind == "plain" else 2e-3)
 
@@ -92,9 +92,6 @@ def test_our_states_are_those_that_mxnet_saves(version, kind):
         jax.tree.map(lambda x, y: _close(x, y, 2e-3), ours.slots, theirs.slots)
     assert ours.num_update == 100
     assert (ours.slots[0].weight is None) == (kind == "plain")
-    for states in (ours, theirs):
-        arrays = jax.tree.leaves(states.slots)
-        assert {x.dtype.name for x in arrays} == {"float32"}
     # MXNet has halved the learning rate at the 61st update, and does not know
     # what single parameters have of their own.
     schedules = [x.options.pop("lr_scheduler") for x in (ours, theirs)]

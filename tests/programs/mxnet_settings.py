@@ -30,11 +30,11 @@ def random_setting(seed):
     """
     rng = random.Random(seed)
 
+    def uniform(low, high):
+        return float(np.float32(rng.uniform(low, high)))
+
     def log_uniform(low, high):
         return float(np.float32(low * (high / low) ** rng.random()))
-
-    def decay_rate(low, high):
-        return float(np.float32(rng.uniform(low, high)))
 
     def factors():
         names = (name for name in params if rng.random() < 0.3)
@@ -45,20 +45,18 @@ def random_setting(seed):
     scheduler = None
     if rng.random() < 0.5:
         scheduler = _random_scheduler(rng, log_uniform(1e-3, 0.1))
+    rates = [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
     options = {
-        "learning_rate": rng.choice(
-            [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
-        ),
-        "beta1": rng.choice([0.0, 0.6, decay_rate(0, 0.95)]),
-        "beta2": rng.choice([0.999, 0.9999, decay_rate(0.8, 0.999)]),
+        "learning_rate": rng.choice(rates),
+        "beta1": rng.choice([0.0, 0.6, uniform(0, 0.95)]),
+        "beta2": rng.choice([0.999, 0.9999, uniform(0.8, 0.999)]),
         "epsilon": rng.choice([1e-8, log_uniform(1e-8, 1e-2)]),
         "rescale_grad": rng.choice([1.0, 1 / 32, log_uniform(0.01, 10)]),
-        "clip_gradient": rng.choice(
-            [None, 0, -1.0, *(log_uniform(0.1, 3) for _ in range(3))]
-        ),
-        "wd": rng.choice([0.0, log_uniform(1e-4, 0.3)]),
-        "begin_num_update": begin_num_update,
     }
+    bounds = [log_uniform(0.1, 3) for _ in range(3)]
+    options["clip_gradient"] = rng.choice([None, 0, -1.0, *bounds])
+    options["wd"] = rng.choice([0.0, log_uniform(1e-4, 0.3)])
+    options["begin_num_update"] = begin_num_update
     dtype = rng.choice(["float16", "float32", "float32", "float64"])
     if dtype == "float64":
         options = {
