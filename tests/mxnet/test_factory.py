@@ -91,7 +91,9 @@ def test_numbers_can_be_injected():
 
 
 INJECTED = optax.inject_hyperparams(
-    mxnet.ftml, hyperparam_dtype=jnp.float32, static_args="begin_num_update"
+    mxnet.ftml,
+    hyperparam_dtype=jnp.float32,
+    static_args=("begin_num_update", "lr_scheduler"),
 )
 
 
@@ -107,12 +109,13 @@ def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
 
 @pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
 def test_zero_dimensional_arrays_are_numbers(make):
+    schedule = {"lr_scheduler": mxnet.FactorScheduler(2, 0.5)}
     numbers = {"wd": 0.5, "rescale_grad": 2.0, "clip_gradient": 0.7}
     arrays = {name: np.array(value) for name, value in numbers.items()}
     updates = []
     for optimizer in (
-        mxnet.ftml(epsilon=1.0, begin_num_update=3, **numbers),
-        make(epsilon=1.0, begin_num_update=np.int64(3), **arrays),
+        mxnet.ftml(epsilon=1.0, begin_num_update=3, **schedule, **numbers),
+        make(epsilon=1.0, begin_num_update=np.int64(3), **schedule, **arrays),
     ):
         state = optimizer.init(PARAMS)
         updates.append(optimizer.update(PARAMS, state, PARAMS)[0])

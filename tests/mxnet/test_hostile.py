@@ -203,8 +203,7 @@ def _ftml(**fields):
 ARRAY = _pickled_array()
 BYTES = _name("builtins bytearray")
 SCALAR = _name("numpy.core.multiarray scalar") + _name("numpy dtype")
-DEEP = 100_000
-NESTED = b")" + b"\x85" * DEEP
+NESTED = b")" + b"\x85" * 100_000
 # A billion laughs: a tuple that has itself twice, 60 times over.
 LAUGHS = b")q\x00" + b"h\x00\x86q\x00" * 60
 SLOTS = {
@@ -216,7 +215,7 @@ SLOTS = {
     "Adam's two": (ARRAY, ARRAY),
     "shapes that differ": (_pickled_array(shape=(2, 1)), ARRAY, ARRAY),
     "nested tuples": NESTED,
-    "nested marks": b"(" * DEEP + b"t" * DEEP,
+    "nested marks": b"(" * 20_000 + b"t" * 20_000,
     "nested objects": NDARRAY * 20_000 + b"b" * 19_999,
     "a list in itself": b"]q\x05h\x05a",
     "a billion laughs": LAUGHS,

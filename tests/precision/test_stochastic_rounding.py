@@ -32,18 +32,11 @@ def finite_numbers(dtype):
     return np.unique(numbers[np.isfinite(numbers)])
 
 
-def neighbours(x, dtype):
-    """The numbers of a dtype on either side of x, among all of them."""
-    numbers = finite_numbers(dtype)
-    above = numbers[np.searchsorted(numbers, x)]
-    below = numbers[np.searchsorted(numbers, x, side="right") - 1]
-    return below, above
-
-
 def assert_unbiased(draws, x, dtype):
     """Row by row, draws are x's neighbours and in the mean x."""
-    draws = np.asarray(draws).astype(np.float64)
-    low, high = (n[:, None] for n in neighbours(x, dtype))
+    draws, numbers = np.asarray(draws).astype(np.float64), finite_numbers(dtype)
+    low = numbers[np.searchsorted(numbers, x, side="right") - 1][:, None]
+    high = numbers[np.searchsorted(numbers, x)][:, None]
     assert np.all((draws == low) | (draws == high))
     error = np.abs(draws.mean(axis=1) - x)
     assert np.all(error <= 1.01 * (high - low)[:, 0] / len(EVENLY))
