@@ -134,14 +134,12 @@ np.save(OBJECTS, np.array([_Attack()], dtype=object), allow_pickle=True)
 LISTS = {
     "old header of terabytes": _list(struct.pack("<IIiii", 1, 2**31, 1, 0, 1)),
     "33 dimensions": _list(_array((1,) * 33)),
-    "negative dimension": _list(_array((-1,))),
     "dimensions whose product is 2^64": _list(_array((2**32, 2**32))),
     "unknown dtype": _list(_array(flag=13)),
     "name of exabytes": _list(_array(), 1, struct.pack("<QQ", 1, 2**62)),
     "one name for two": _list(2 * _array(), 2, ONE_NAME),
     "name twice": _list(2 * _array(), 2, TWO_NAMES),
     "bytes after the end": _list(_array()) + b"x",
-    "empty": b"",
 }
 NPY = {
     "object array": OBJECTS.getvalue(),
@@ -150,13 +148,11 @@ NPY = {
     "a dimension to be inferred": _npy(shape="(-1,)"),
     "code": _npy("__import__('os').system('true')"),
     "nested": _npy("(" * 3000 + ")" * 3000),
-    "too much data": _npy(data=bytes(9)),
 }
 TWO, SIZE = _npz(_npy()), struct.pack("<I", len(_npy()))
 NPZ = {f"{name} in npz": _npz(data) for name, data in NPY.items()} | {
     "compressed": _npz(_npy(), zipfile.ZIP_LZMA),
     "zip bomb": _npz(bytes(10**8), zipfile.ZIP_DEFLATED),
-    "entry twice": TWO.replace(b"b.npy", b"a.npy"),
     "gigabytes": TWO.replace(2 * SIZE, 2 * struct.pack("<I", 2**32 - 2)),
     "wrong checksum": TWO.replace(bytes(8), b"\x01" + bytes(7), 1),
 }
@@ -207,7 +203,6 @@ NESTED = b")" + b"\x85" * 100_000
 # A billion laughs: a tuple that has itself twice, 60 times over.
 LAUGHS = b")q\x00" + b"h\x00\x86q\x00" * 60
 SLOTS = {
-    "bytearray of a length": BYTES + b"K\x08\x85R",
     "scalar of objects": SCALAR + _pickled(("O8",)) + b"RK\x00\x86R",
     "attribute of a class": NDARRAY[:-3] + _pickled((None, {"name": 0})) + b"b",
     "arrays twice as long": 3 * (_pickled_array(data=bytes(16)),),
@@ -217,7 +212,6 @@ SLOTS = {
     "nested tuples": NESTED,
     "nested marks": b"(" * 20_000 + b"t" * 20_000,
     "nested objects": NDARRAY * 20_000 + b"b" * 19_999,
-    "a list in itself": b"]q\x05h\x05a",
     "a billion laughs": LAUGHS,
     "memo of 2^31": b"r\xff\xff\xff\x7f",
     "a long of gigabytes": b"\x8b" + struct.pack("<i", 2**31 - 1),
@@ -242,9 +236,7 @@ OPTIMIZERS = {
     "FTML with wd of text": _ftml(wd="1"),
     "FTML with wd of laughs": _ftml(wd=LAUGHS),
     "FTML with a scheduler of its own": _ftml(lr_scheduler=0),
-    "FTML with lr_mult of text": _ftml(lr_mult="1"),
     "FTML with lr_mult of laughs": _ftml(lr_mult={0: LAUGHS}),
-    "FTML with a count of text": _ftml(num_update="1"),
     "FTML with two counts": _ftml(_index_update_count={0: 1, 1: 2}),
 }
 STATES = {0: (ARRAY, ARRAY, ARRAY)}
@@ -252,7 +244,6 @@ LARGE = _pickled_array(shape=(MEGABYTE // 4,), data=bytes(MEGABYTE))
 MANY = {b"K%c" % i: b"h\x09h\x09h\x09\x87" for i in range(99)}
 PICKLES = {
     "a megabyte named 300 times": _file(LARGE + b"q\x09" + _pickled(MANY)),
-    "no stop": b"\x80\x03}",
     "a list": b"].",
 }
 for name in (

@@ -130,24 +130,20 @@ def learning_rates(setting):
 
 def trajectory(setting):
     """Returns the recorded weights of a run of ours, by parameter."""
-    optimizer = mxnet.ftml(
-        **setting["options"],
-        lr_scheduler=scheduler_of(setting),
-        lr_mult=setting["lr_mult"],
-        wd_mult=setting["wd_mult"],
-        order=setting["order"],
-    )
+    options = {x: setting[x] for x in ("lr_mult", "wd_mult", "order")}
+    options |= setting["options"]
+    optimizer = mxnet.ftml(**options, lr_scheduler=scheduler_of(setting))
     params, grads = mxnet_runs.inputs(setting)
+
+    def grads_at(t, _):
+        return jax.tree.map(lambda g: g[t], grads)
+
+    updates = setting["record"][-1]
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", setting["dtype"] == "float64")
     try:
         grads = jax.tree.map(lambda *g: jnp.stack(g), *grads)
-        weights, *_ = reference.run(
-            optimizer,
-            params,
-            lambda t, _: jax.tree.map(lambda g: g[t], grads),
-            setting["record"][-1],
-        )
+        weights, *_ = reference.run(optimizer, params, grads_at, updates)
     finally:
         jax.config.update("jax_enable_x64", before)
     record = np.array(setting["record"]) - 1
