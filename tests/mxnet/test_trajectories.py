@@ -25,18 +25,15 @@ def _settings(kind):
         orders = [setting["order"]] if "order" in setting else ["1.x", "2.x"]
         for order in orders:
             marks = pytest.mark.slow if i % 4 else ()
-            yield pytest.param(i, {**setting, "order": order}, marks=marks)
+            setting = {**setting, "order": order}
+            yield pytest.param(kind, i, setting, marks=marks)
 
 
-@pytest.mark.parametrize(("number", "setting"), list(_settings("settings")))
-def test_random_settings_agree_with_mxnet(number, setting):
-    results = RECORDED["settings"]
-    for _, error in mxnet_settings.errors(number, setting, results):
-        assert error <= 1
-
-
-@pytest.mark.parametrize(("number", "setting"), list(_settings("trajectories")))
-def test_long_trajectories_agree_with_mxnet(number, setting):
-    results = RECORDED["trajectories"]
-    for _, error in mxnet_settings.errors(number, setting, results):
-        assert error <= 0.5
+@pytest.mark.parametrize(
+    ("kind", "number", "setting"),
+    [*_settings("settings"), *_settings("trajectories")],
+)
+def test_agrees_with_mxnet(kind, number, setting):
+    errors = mxnet_settings.errors(number, setting, RECORDED[kind])
+    allowed = {"settings": 1, "trajectories": 0.5}[kind]
+    assert max(error for _, error in errors) <= allowed

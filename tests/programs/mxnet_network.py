@@ -35,11 +35,8 @@ DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 
 def data():
     """Returns the inputs and targets."""
-    random = np.random.RandomState(0)
-    return (
-        random.standard_normal((16, 3)).astype(np.float32),
-        random.standard_normal((16, 2)).astype(np.float32),
-    )
+    draw = np.random.RandomState(0).standard_normal
+    return [draw((16, size)).astype(np.float32) for size in (3, 2)]
 
 
 class Training:
@@ -57,9 +54,8 @@ class Training:
         if mx.__version__.startswith("2"):
             mx.npx.set_np()
             self.numpy = mx.np
-        self.net = mx.gluon.nn.Sequential()
-        self.net.add(mx.gluon.nn.Dense(4, in_units=3))
-        self.net.add(mx.gluon.nn.Dense(2, in_units=4))
+        dense, self.net = mx.gluon.nn.Dense, mx.gluon.nn.Sequential()
+        self.net.add(dense(4, in_units=3), dense(2, in_units=4))
         self.net.initialize()
         self.params = {
             name: getattr(self.net[int(name[0])], name[2:]) for name in SHAPES
