@@ -18,46 +18,39 @@ import optax_ftml
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+BLOCKS = {
+    path: re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text())
+    for path in [README, *sorted(DOCS.glob("*.md"))]
+    if path.stem != "coming_from_mxnet"
+}
 SLOW = ("several_sets", "smaller_networks", "structure", "why_the_metric")
+PAGES = [
+    pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else ())
+    for path in BLOCKS
+    if BLOCKS[path]
+]
 
 
-def code(path):
-    return re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text())
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path,
-            id=path.stem,
-            marks=pytest.mark.slow if path.stem in SLOW else (),
-        )
-        for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-        if code(path) and path.stem != "coming_from_mxnet"
-    ],
-)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_code_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for i, block in enumerate(code(path)):
+    for i, block in enumerate(BLOCKS[path]):
         exec(compile(block, path.name, "exec"), namespace)
-        if path.name == "README.md" and i == 0:  # It learns.
+        if path == README and i == 0:  # It learns.
             params = namespace["params"]
             np.testing.assert_allclose(params["w"], [0, 1, 2], atol=0.05)
             np.testing.assert_allclose(params["b"], 1, atol=0.05)
 
 
-def test_readme_is_a_page_with_a_command_that_trains_and_one_that_tests():
-    assert len(README.splitlines()) <= 150
-    main, tests = re.findall(r"(?m)^python3 -m venv .*", README)
-    assert main.endswith(" .venv/bin/python examples/digits.py")
-    assert tests.endswith(" .venv-test/bin/python -m pytest -n auto")
+def test_readme_is_a_page_that_can_be_read_anywhere():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
     # Where the package is published there are no files beside it.
-    targets = re.findall(r"(?m)\]\(([^)]*)\)|^\[[^\]]+\]: (\S+)", README)
+    targets = re.findall(r"(?m)(?:\]\(|^\[[^\]]+\]: )([^)\s]+)", text)
     assert targets
-    assert all("".join(x).startswith("https://") for x in targets)
+    assert all(target.startswith("https://") for target in targets)
 
 
 def test_pages_list_all_there_is():
@@ -70,9 +63,7 @@ def test_pages_list_all_there_is():
         assert f"`prox.{name}(" in constraints
     gallery = (DOCS / "gallery.md").read_text()
     for path in [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("examples/*.py")]:
-        name = path.relative_to(ROOT).as_posix()
-        link = rf"!\[.+\]\(.+\)\]\(\S*{name}\)|```\n\n.*{name}\)"
-        assert re.search(link, gallery), name
+        assert path.relative_to(ROOT).as_posix() in gallery
 
 
 NON_NEGATIVE = optax_ftml.prox.non_negative()
@@ -85,19 +76,18 @@ OPTIMIZERS = {
     "`optax_ftml.ftml`, `v` in bfloat16": optax_ftml.ftml(
         accumulator_dtype=jnp.bfloat16
     ),
-    "`optax.rmsprop`": optax.rmsprop(0.1),
     "`optax.adam`, `optax.adamw`": optax.adamw(0.1),
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_memory(name):
+def test_memory():
     page = (DOCS / "low_precision.md").read_text()
-    (row,) = re.findall(
-        rf"(?m)^\| {re.escape(name)} \| [\w, ]+ \| (\d+) \| (\d+)", page
-    )
-    for dtype, expected in zip((jnp.float32, jnp.bfloat16), row, strict=True):
-        params = jax.ShapeDtypeStruct((1000,), dtype)
-        state = jax.eval_shape(OPTIMIZERS[name].init, params)
-        nbytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-        assert nbytes // 1000 == int(expected)
+    for name, optimizer in OPTIMIZERS.items():
+        (row,) = re.findall(
+            rf"(?m)^\| {re.escape(name)} \| [\w, ]+ \| (\d+) \| (\d+)", page
+        )
+        for dtype, expected in zip(("float32", "bfloat16"), row, strict=True):
+            params = jax.ShapeDtypeStruct((1000,), dtype)
+            state = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+            nbytes = sum(x.size * x.dtype.itemsize for x in state)
+            assert nbytes // 1000 == int(expected), name

@@ -1,12 +1,10 @@
-"""The check of a release, the oldest versions, the site's folders and links."""
+"""The check of a release, and the site's folders and links."""
 
 import json
 import pathlib
 import re
 import subprocess
 import sys
-
-import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = {
@@ -19,44 +17,29 @@ FILES = {
 
 
 def run(script, *args, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, ROOT / script, *args],
-        capture_output=True,
-        cwd=cwd,
-        text=True,
-    )
+    command = [sys.executable, ROOT / script, *args]
+    return subprocess.run(command, capture_output=True, cwd=cwd, text=True)
 
 
-@pytest.mark.parametrize(
-    ("tag", "name", "old", "new"),
-    [
-        ("v1.3.0", "CITATION.cff", "", ""),
-        ("1.2.0", "CITATION.cff", "", ""),
-        ("v1.2.0", "CITATION.cff", "\nversion: 1.2.0", "\nversion: 1.1.0"),
-        ("v1.2.0", "CITATION.cff", "date-released: 2027-03-01\n", ""),
-        ("v1.2.0", "CHANGELOG.md", "2027-03-01", "2027-03-02"),
-        ("v1.2.0", "CHANGELOG.md", "2027-03-01", "unreleased"),
-        ("v1.2.0", "optax_ftml/__init__.py", "1.2.0", "1.2.0.dev0"),
-    ],
-)
-def test_release_prints_what_is_new_or_what_disagrees(
-    tmp_path, tag, name, old, new
-):
-    for path, text in FILES.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(text)
-    done = run(".ci/release.py", "v1.2.0", cwd=tmp_path)
-    assert done.stdout == "- New, in two lines.\n- More.\n"
-    (tmp_path / name).write_text(FILES[name].replace(old, new))
-    done = run(".ci/release.py", tag, cwd=tmp_path)
-    assert done.returncode == 1
-    assert re.search(r"CHANGELOG.md|has", done.stderr)
+def test_release_prints_what_is_new_or_what_disagrees(tmp_path):
+    def release(tag="v1.2.0", **changes):
+        for path, text in FILES.items():
+            old, new = changes.get(pathlib.Path(path).stem, ("", ""))
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(text.replace(old, new))
+        return run(".ci/release.py", tag, cwd=tmp_path)
 
-
-def test_oldest_versions():
-    pins = run(".ci/oldest.py").stdout
-    names = re.findall(r"^(\w+)==[\d.]+$", pins, re.MULTILINE)
-    assert names == ["jax", "jaxlib", "optax"]
+    assert release().stdout == "- New, in two lines.\n- More.\n"
+    for done, where in [
+        (release("v1.3.0"), "the tag has"),
+        (release(CITATION=("\nversion: 1.2", "\nversion: 1.1")), "CITATION"),
+        (release(CITATION=("date-released: 2027", "")), "CITATION.*no line"),
+        (release(CHANGELOG=("2027-03-01", "2027-03-02")), "CHANGELOG.md has"),
+        (release(CHANGELOG=("2027-03-01", "unreleased")), "CHANGELOG.md has"),
+        (release(__init__=("1.2.0", "1.2.0.dev0")), "the tag has"),
+    ]:
+        assert done.returncode == 1
+        assert re.match(where, done.stderr)
 
 
 def test_site_has_a_folder_for_each_version(tmp_path):
@@ -85,8 +68,6 @@ def test_links(tmp_path):
     done = run("docs/check_links.py", tmp_path, readme)
     assert done.returncode == 1
     assert done.stdout == "https://example.com/\n"
-    assert done.stderr.splitlines()[1:] == [
-        "README.md: another.html",
-        "index.html: #there",
-        "index.html: other.html",
-    ]
+    broken = ["README.md: another", "index.html: #there", "index.html: other"]
+    for line, start in zip(done.stderr.splitlines()[1:], broken, strict=True):
+        assert line.startswith(start)

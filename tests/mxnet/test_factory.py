@@ -11,25 +11,13 @@ from flax import nnx
 from optax_ftml import mxnet
 
 
-@pytest.mark.parametrize(
-    ("options", "steps"),
-    [
-        ({}, [0.0025, 0.0025]),
-        ({"learning_rate": None}, [0.01, 0.01]),
-        (
-            {"learning_rate": None, "lr_scheduler": lambda t: 0.5 + t},
-            [0.5, 1.5],
-        ),
-    ],
-)
-def test_learning_rates_beside_mxnets_schedulers(options, steps):
-    optimizer = mxnet.ftml(**options)
+def test_any_schedule_goes_without_a_learning_rate():
+    optimizer = mxnet.ftml(None, lr_scheduler=lambda count: 0.5 + count)
     state = optimizer.init(jnp.zeros(()))
-    for i, step in enumerate(steps, start=1):
+    for i in (1, 2):
         updates, state = optimizer.update(jnp.ones(()), state)
-        np.testing.assert_allclose(
-            updates, -step * 0.4 / (1 - 0.6**i), rtol=1e-5
-        )
+        expected = -(i - 0.5) * 0.4 / (1 - 0.6**i)
+        np.testing.assert_allclose(updates, expected, rtol=1e-5)
 
 
 PARAMS = {
@@ -59,8 +47,6 @@ def test_multipliers_are_by_path_or_pattern(options, expected):
     ("options", "expected"),
     [
         ({"lr_mult": {"layers/0/bias": 3.0}}, [0.3, 0.1]),
-        ({"lr_mult": {"*bias": 0.0}}, [0.0, 0.1]),
-        ({"wd_mult": {"layers/0/kernel": 0.0}}, [0.1, 0.0]),
         ({"wd_mult": {"*kernel": 0.0}}, [0.1, 0.0]),
     ],
 )
@@ -80,11 +66,13 @@ def test_flax_nnx_paths_are_spelled_one_way(options, expected):
     np.testing.assert_allclose(moves, expected, rtol=1e-5)
 
 
-def test_updates_need_params_only_for_decay():
-    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"a": 2.0})
-    params = {"a": jnp.ones(2, jnp.bfloat16)}
-    updates, _ = optimizer.update(params, optimizer.init(params))
-    assert updates["a"].dtype == jnp.bfloat16
+def test_params_are_needed_for_decay_alone():
+    optimizer = mxnet.ftml(clip_gradient=1.0, lr_mult={"*": 2.0})
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS))
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, PARAMS)
+    optimizer = mxnet.ftml(wd=0.1, wd_mult={"*": 2.0})
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS))
 
 
 def test_numbers_can_be_injected():
@@ -97,18 +85,19 @@ def test_numbers_can_be_injected():
     for lr in (0.1, 0.0, 0.2):  # as trainer.set_learning_rate does
         state.hyperparams["learning_rate"] = jnp.asarray(lr)
         updates, state = update(params, state, params)
-        np.testing.assert_allclose(
-            updates["a"], -lr * 0.4 / (1 - 0.6**state.count), rtol=1e-5
-        )
+        expected = -lr * 0.4 / (1 - 0.6**state.count)
+        np.testing.assert_allclose(updates["a"], expected, rtol=1e-5)
     assert update._cache_size() == 1
 
 
 INJECTED = optax.inject_hyperparams(
-    mxnet.ftml, hyperparam_dtype=jnp.float32, static_args="begin_num_update"
+    mxnet.ftml,
+    hyperparam_dtype=jnp.float32,
+    static_args=("begin_num_update", "lr_scheduler"),
 )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
 @pytest.mark.parametrize("bound", [0, np.array(-1.0), 0.5, np.float32(2)])
 def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
@@ -120,16 +109,16 @@ def test_clip_gradient_clips_only_above_zero(x64, dtype, make, bound):
 
 @pytest.mark.parametrize("make", [mxnet.ftml, INJECTED])
 def test_zero_dimensional_arrays_are_numbers(make):
-    params = {"a": jnp.ones(2)}
+    schedule = {"lr_scheduler": mxnet.FactorScheduler(2, 0.5)}
     numbers = {"wd": 0.5, "rescale_grad": 2.0, "clip_gradient": 0.7}
     arrays = {name: np.array(value) for name, value in numbers.items()}
     updates = []
     for optimizer in (
-        mxnet.ftml(beta2=0.5, begin_num_update=3, **numbers),
-        make(beta2=0.5, begin_num_update=np.int64(3), **arrays),
+        mxnet.ftml(epsilon=1.0, begin_num_update=3, **schedule, **numbers),
+        make(epsilon=1.0, begin_num_update=np.int64(3), **schedule, **arrays),
     ):
-        state = optimizer.init(params)
-        updates.append(optimizer.update(params, state, params)[0])
+        state = optimizer.init(PARAMS)
+        updates.append(optimizer.update(PARAMS, state, PARAMS)[0])
     chex.assert_trees_all_close(*updates, rtol=1e-6)
 
 
@@ -139,7 +128,6 @@ def test_zero_dimensional_arrays_are_numbers(make):
         (TypeError, "'use_fused_step'.*leave it out", {"use_fused_step": True}),
         (TypeError, "'param_idx2name'.*paths", {"param_idx2name": {}}),
         (TypeError, "'sym'.*wd_mult by path", {"sym": None}),
-        (TypeError, "'param_dict'.*by path", {"param_dict": {}}),
         (TypeError, "'beta_1'", {"beta_1": 0.9}),
         (TypeError, "lr_scheduler", {"learning_rate": lambda count: 0.1}),
         (TypeError, "lr_scheduler", {"lr_scheduler": 0.1}),
@@ -152,7 +140,6 @@ def test_zero_dimensional_arrays_are_numbers(make):
         (ValueError, "begin_num_update .*-1", {"begin_num_update": -1}),
         (ValueError, "begin_num_update .*0.5", {"begin_num_update": 0.5}),
         (TypeError, "rescale_grad .*'1'", {"rescale_grad": "1"}),
-        (TypeError, "clip_gradient .*'1'", {"clip_gradient": "1"}),
         (ValueError, "clip_gradient .*nan", {"clip_gradient": np.nan}),
         (ValueError, "wd .*inf", {"wd": np.inf}),
     ],
@@ -176,10 +163,3 @@ def test_multipliers_are_checked(name, error, match, multipliers):
     optimizer = mxnet.ftml(**{name: multipliers})
     with pytest.raises(error, match=match.format(name)):
         optimizer.init(PARAMS)
-
-
-@pytest.mark.parametrize("wd_mult", [None, {"*": 2.0}])
-def test_decay_asks_for_params(wd_mult):
-    optimizer = mxnet.ftml(wd=0.1, wd_mult=wd_mult)
-    with pytest.raises(ValueError, match="params"):
-        optimizer.update(PARAMS, optimizer.init(PARAMS))

@@ -39,7 +39,7 @@ def _load(path):
     """
     is_states = path.suffix == ".states"
     load = mxnet.load_states if is_states else mxnet.load_params
-    found = refusal = None
+    found, refusal = None, None
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 100 * MEGABYTE
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -127,174 +127,140 @@ def _npz(data, compression=zipfile.ZIP_STORED):
     return file.getvalue()
 
 
-ONE_NAME, TWO_NAMES = (
-    struct.pack("<Q", count) + count * struct.pack("<Qc", 1, b"a")
-    for count in (1, 2)
-)
+ONE_NAME = struct.pack("<QQc", 1, 1, b"a")
+TWO_NAMES = struct.pack("<QQcQc", 2, 1, b"a", 1, b"a")
 OBJECTS = io.BytesIO()
 np.save(OBJECTS, np.array([_Attack()], dtype=object), allow_pickle=True)
 LISTS = {
     "old header of terabytes": _list(struct.pack("<IIiii", 1, 2**31, 1, 0, 1)),
     "33 dimensions": _list(_array((1,) * 33)),
-    "negative dimension": _list(_array((-1,))),
-    "exabytes": _list(_array((2**62,))),
     "dimensions whose product is 2^64": _list(_array((2**32, 2**32))),
     "unknown dtype": _list(_array(flag=13)),
-    "2^64 - 1 arrays": _list(_array(), count=2**64 - 1),
     "name of exabytes": _list(_array(), 1, struct.pack("<QQ", 1, 2**62)),
     "one name for two": _list(2 * _array(), 2, ONE_NAME),
     "name twice": _list(2 * _array(), 2, TWO_NAMES),
     "bytes after the end": _list(_array()) + b"x",
-    "empty": b"",
 }
 NPY = {
     "object array": OBJECTS.getvalue(),
     "exabytes": _npy(shape=f"({2**62},)"),
     "a product that overflows": _npy(shape=f"({2**63}, {2**63})"),
     "a dimension to be inferred": _npy(shape="(-1,)"),
-    "empty records": _npy("'|V0'", shape=f"({2**62},)"),
     "code": _npy("__import__('os').system('true')"),
     "nested": _npy("(" * 3000 + ")" * 3000),
-    "a long header": _npy(shape="(" + "1," * 20000 + ")"),
-    "too much data": _npy(data=bytes(9)),
 }
 TWO, SIZE = _npz(_npy()), struct.pack("<I", len(_npy()))
 NPZ = {f"{name} in npz": _npz(data) for name, data in NPY.items()} | {
     "compressed": _npz(_npy(), zipfile.ZIP_LZMA),
     "zip bomb": _npz(bytes(10**8), zipfile.ZIP_DEFLATED),
-    "entry twice": TWO.replace(b"b.npy", b"a.npy"),
     "gigabytes": TWO.replace(2 * SIZE, 2 * struct.pack("<I", 2**32 - 2)),
     "wrong checksum": TWO.replace(bytes(8), b"\x01" + bytes(7), 1),
 }
 
 
-def _plain(value):
+def _pickled(value):
+    """The pickle of a value, in which bytes are what is pickled already."""
+    match value:
+        case bytes():
+            return value
+        case dict():
+            items = (x for item in value.items() for x in item)
+            return b"}(" + b"".join(map(_pickled, items)) + b"u"
+        case tuple():
+            return b"(" + b"".join(map(_pickled, value)) + b"t"
     return pickle.dumps(value, protocol=3)[2:-1]
 
 
-def _text(text):
-    return b"X" + struct.pack("<I", len(text)) + text.encode()
+def _file(value):
+    return b"\x80\x03" + _pickled(value) + b"."
 
 
 def _name(name):
     return b"c" + name.replace(" ", "\n").encode() + b"\n"
 
 
-def _pickled_array(array=None):
-    return NDARRAY + _plain({"handle": bytearray(array or _array())}) + b"b"
+NDARRAY = _name("mxnet.ndarray.ndarray NDArray") + b"N\x85R"
 
 
-def _states(slots=None, optimizer=None, key=b"K\x00"):
-    slots = 3 * _pickled_array() + b"\x87" if slots is None else slots
-    end = b"." if optimizer is None else optimizer + b"\x86."
-    return b"\x80\x03}" + key + slots + b"s" + end
+def _pickled_array(**array):
+    return NDARRAY + _pickled({"handle": bytearray(_array(**array))}) + b"b"
 
 
-def _ftml(pickled=b"", **fields):
-    """Returns an FTML whose numbers are 0, but for these fields.
-
-    In them "PICKLED" stands for what is pickled already.
-    """
+def _ftml(**fields):
+    """An FTML whose numbers are 0, but for these fields."""
     names = """
         lr beta1 beta2 epsilon rescale_grad clip_gradient wd num_update
         begin_num_update multi_precision
     """
-    state = _plain(dict.fromkeys(names.split(), 0) | fields)
-    state = state.replace(_text("PICKLED"), pickled)
+    state = _pickled(dict.fromkeys(names.split(), 0) | fields)
     return _name("mxnet.optimizer.ftml FTML") + b")\x81" + state + b"b"
 
 
-NDARRAY = _name("mxnet.ndarray.ndarray NDArray") + b"N\x85R"
-NAMES = [
-    "os system",
-    "builtins eval",
-    "numpy.core.multiarray _reconstruct",
-    "mxnet.ndarray.sparse CSRNDArray",
-    "mxnet.optimizer.ftml FTML.__init__",
-]
+ARRAY = _pickled_array()
 BYTES = _name("builtins bytearray")
 SCALAR = _name("numpy.core.multiarray scalar") + _name("numpy dtype")
-DEEP = 100_000
-NESTED = b")" + b"\x85" * DEEP
+NESTED = b")" + b"\x85" * 100_000
 # A billion laughs: a tuple that has itself twice, 60 times over.
 LAUGHS = b")q\x00" + b"h\x00\x86q\x00" * 60
 SLOTS = {
-    "bytearray of a length": BYTES + b"K\x08\x85R",
-    "scalar of objects": SCALAR + _text("O8") + b"\x85RK\x00\x86R",
-    "scalar of laughs": SCALAR + LAUGHS + b"\x85RK\x00\x86R",
-    "attribute of a class": NDARRAY[:-3] + b"N}" + _text("name") + b"Ns\x86b",
-    "attribute of a function": BYTES
-    + b"N}"
-    + _text("__defaults__")
-    + b")s\x86b",
-    "state that is text": NDARRAY + _text("handle") + b"b",
-    "arrays twice as long": 3 * _pickled_array(2 * _array()) + b"\x87",
-    "arrays of integers": 3 * _pickled_array(_array(flag=4)) + b"\x87",
-    "arrays of exabytes": 3 * _pickled_array(_array((2**62,))) + b"\x87",
-    "Adam's two": 2 * _pickled_array() + b"\x86",
-    "shapes that differ": _pickled_array(_array((2, 1)))
-    + 2 * _pickled_array()
-    + b"\x87",
+    "scalar of objects": SCALAR + _pickled(("O8",)) + b"RK\x00\x86R",
+    "attribute of a class": NDARRAY[:-3] + _pickled((None, {"name": 0})) + b"b",
+    "arrays twice as long": 3 * (_pickled_array(data=bytes(16)),),
+    "arrays of integers": 3 * (_pickled_array(flag=4),),
+    "Adam's two": (ARRAY, ARRAY),
+    "shapes that differ": (_pickled_array(shape=(2, 1)), ARRAY, ARRAY),
     "nested tuples": NESTED,
-    "nested dicts": b"}K\x00" * 20_000 + b"}" + b"s" * 20_000,
-    "nested marks": b"(" * DEEP + b"t" * DEEP,
+    "nested marks": b"(" * 20_000 + b"t" * 20_000,
     "nested objects": NDARRAY * 20_000 + b"b" * 19_999,
-    "a list in itself": b"]q\x05h\x05a",
     "a billion laughs": LAUGHS,
     "memo of 2^31": b"r\xff\xff\xff\x7f",
     "a long of gigabytes": b"\x8b" + struct.pack("<i", 2**31 - 1),
     "long integers of one hash": b"}(%bu"
     % b"".join(b"I%d\nN" % (i * (2**61 - 1)) for i in range(30_000)),
     "a long with a million digits": b"L" + b"9" * 10**6 + b"L\n",
-    **{
-        f"instruction {code!r}": code
-        for code in (b"Pid\n", b"\x82\x01", b"(ios\nf\n", b"(cos\nf\no", b"t")
-    },
-    **{
-        f"a length of 2^62 after {code!r}": code + struct.pack("<Q", 2**62)
-        for code in (b"\x8d", b"\x8e", b"\x95", b"\x96")
-    },
 }
+for code in (b"Pid\n", b"\x82\x01", b"(ios\nf\n", b"(cos\nf\no", b"t"):
+    SLOTS[f"instruction {code!r}"] = code
+for code in (b"\x8d", b"\x8e", b"\x95", b"\x96"):
+    SLOTS[f"2^62 bytes after {code!r}"] = code + struct.pack("<Q", 2**62)
 KEYS = {
     "nested tuples": NESTED,
-    "laughs": LAUGHS,
-    # With nothing to fill in, these leave a tuple a tuple.
-    "laughs with a state": LAUGHS + b"Nb",
-    "laughs with items": LAUGHS + b"(e",
-    "laughs with keys": LAUGHS + b"(u",
     "laughs as bytes": BYTES + LAUGHS + b"\x85R",
-    "array": _pickled_array(),
-    "NaN": b"G" + struct.pack(">d", np.nan),
+    "array": ARRAY,
+    "NaN": np.nan,
 }
+# With nothing to fill in, BUILD, APPENDS and SETITEMS leave a tuple a tuple.
+for end in (b"", b"Nb", b"(e", b"(u"):
+    KEYS[f"laughs and {end!r}"] = LAUGHS + end
 OPTIMIZERS = {
     "Adam": _ftml().replace(b".ftml\n", b".adam\n"),
-    "array as optimizer": _pickled_array(),
+    "array as optimizer": ARRAY,
     "FTML with wd of text": _ftml(wd="1"),
-    "FTML with wd of laughs": _ftml(LAUGHS, wd="PICKLED"),
+    "FTML with wd of laughs": _ftml(wd=LAUGHS),
     "FTML with a scheduler of its own": _ftml(lr_scheduler=0),
-    "FTML with lr_mult of text": _ftml(lr_mult="1"),
-    "FTML with lr_mult of laughs": _ftml(LAUGHS, lr_mult={0: "PICKLED"}),
-    "FTML with a count of text": _ftml(num_update="1"),
+    "FTML with lr_mult of laughs": _ftml(lr_mult={0: LAUGHS}),
     "FTML with two counts": _ftml(_index_update_count={0: 1, 1: 2}),
 }
-LARGE = _array(shape=(MEGABYTE // 4,), data=bytes(MEGABYTE))
-NAMED = b"".join(b"K%ch\0h\0h\0\x87" % i for i in range(99))
-COMMAND = _text("true") + b"\x85R"
+STATES = {0: (ARRAY, ARRAY, ARRAY)}
+LARGE = _pickled_array(shape=(MEGABYTE // 4,), data=bytes(MEGABYTE))
+MANY = {b"K%c" % i: b"h\x09h\x09h\x09\x87" for i in range(99)}
 PICKLES = {
-    "a megabyte named 300 times": b"\x80\x03%bq\0}(%bu."
-    % (_pickled_array(LARGE), NAMED),
-    "no stop": b"\x80\x03}",
+    "a megabyte named 300 times": _file(LARGE + b"q\x09" + _pickled(MANY)),
     "a list": b"].",
 }
-for name in NAMES:
-    from_stack = b"%b%b\x93" % tuple(map(_text, name.split(" ")))
-    PICKLES[name] = _states(_name(name) + COMMAND)
-    PICKLES[f"{name} from the stack"] = _states(from_stack + COMMAND)
+for name in (
+    *("os system", "builtins eval"),
+    *("mxnet.ndarray.sparse CSRNDArray", "mxnet.optimizer.ftml FTML.__init__"),
+):
+    command = _pickled(("true",)) + b"R"
+    from_stack = b"".join(map(_pickled, name.split())) + b"\x93"
+    PICKLES[name] = _file({0: _name(name) + command})
+    PICKLES[f"{name} from the stack"] = _file({0: from_stack + command})
 for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
     PICKLES[f"protocol {protocol}"] = pickle.dumps({0: _Attack()}, protocol)
-PICKLES |= {name: _states(slots) for name, slots in SLOTS.items()}
-PICKLES |= {f"{name} as key": _states(key=key) for name, key in KEYS.items()}
-PICKLES |= {name: _states(optimizer=x) for name, x in OPTIMIZERS.items()}
+PICKLES |= {name: _file({0: slots}) for name, slots in SLOTS.items()}
+PICKLES |= {f"{x} as key": _file({KEYS[x]: STATES[0]}) for x in KEYS}
+PICKLES |= {name: _file((STATES, x)) for name, x in OPTIMIZERS.items()}
 HOSTILE = {".params": LISTS, ".npy": NPY, ".npz": NPZ, ".states": PICKLES}
 
 
@@ -311,9 +277,9 @@ READ = [
     (".params", _list(_array(), 1, ONE_NAME)),
     (".npy", _npy()),
     (".npz", TWO),
-    (".states", _states(optimizer=_ftml())),
+    (".states", _file((STATES, _ftml()))),
     # A nested name is no name.
-    (".states", _states(optimizer=_ftml(NESTED, idx2name={0: "PICKLED"}))),
+    (".states", _file((STATES, _ftml(idx2name={0: NESTED})))),
 ]
 
 
@@ -324,14 +290,11 @@ def test_what_hostile_files_are_made_of_is_read(tmp_path, suffix, data):
     assert _load(path) is not None
 
 
-@pytest.mark.parametrize("load", [mxnet.load_params, mxnet.load_states])
-def test_missing_files_are_missing(tmp_path, load):
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "file")
-
-
-def test_refused_names_are_named(tmp_path):
+def test_refused_names_are_named_and_missing_files_are_missing(tmp_path):
     path = tmp_path / "file"
+    for load in (mxnet.load_params, mxnet.load_states):
+        with pytest.raises(FileNotFoundError):
+            load(path)
     path.write_bytes(PICKLES["os system"])
     with pytest.raises(ValueError, match=r"names os\.system, which is refused"):
         mxnet.load_states(path)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from optax_ftml import mxnet
+from tests.programs import mxnet_network
 
 FILES = pathlib.Path(__file__).parents[1] / "data" / "mxnet_files"
-DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 def test_reads_every_dtype_and_form(name):
     arrays = mxnet.load_params(FILES / name)
     if isinstance(arrays, list):
-        arrays = dict(zip(DTYPES, arrays, strict=True))
+        arrays = dict(zip(mxnet_network.DTYPES, arrays, strict=True))
     assert arrays.pop("scalar", 2.5) == np.float32(2.5)
-    assert list(arrays) == DTYPES
+    assert list(arrays) == mxnet_network.DTYPES
     for dtype, array in arrays.items():
         assert array.dtype == dtype
         np.testing.assert_array_equal(array, [[1, 2, 3]])

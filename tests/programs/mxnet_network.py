@@ -35,11 +35,8 @@ DTYPES = ["float16", "float32", "float64", "uint8", "int8", "int32", "int64"]
 
 def data():
     """Returns the inputs and targets."""
-    random = np.random.RandomState(0)
-    return (
-        random.standard_normal((16, 3)).astype(np.float32),
-        random.standard_normal((16, 2)).astype(np.float32),
-    )
+    draw = np.random.RandomState(0).standard_normal
+    return [draw((16, size)).astype(np.float32) for size in (3, 2)]
 
 
 class Training:
@@ -57,9 +54,8 @@ class Training:
         if mx.__version__.startswith("2"):
             mx.npx.set_np()
             self.numpy = mx.np
-        self.net = mx.gluon.nn.Sequential()
-        self.net.add(mx.gluon.nn.Dense(4, in_units=3))
-        self.net.add(mx.gluon.nn.Dense(2, in_units=4))
+        dense, self.net = mx.gluon.nn.Dense, mx.gluon.nn.Sequential()
+        self.net.add(dense(4, in_units=3), dense(2, in_units=4))
         self.net.initialize()
         self.params = {
             name: getattr(self.net[int(name[0])], name[2:]) for name in SHAPES
@@ -108,31 +104,23 @@ def record(mx, directory):
                 states = updater.get_states(dump_optimizer=False)
                 pathlib.Path(path + "_updater.states").write_bytes(states)
             training.train(100)
-    save = save_arrays_2 if mx.__version__[0] == "2" else save_arrays_1
-    save(mx, start)
-
-
-def save_arrays_1(mx, start):
-    """Writes files of arrays in every form that MXNet 1 has."""
-    arrays = {d: mx.nd.array([[1, 2, 3]], dtype=d) for d in DTYPES}
-    mx.nd.save(start + "named.params", arrays)
-    mx.nd.save(start + "unnamed.params", list(arrays.values()))
-    for kind in ("row_sparse", "csr"):
-        sparse = mx.nd.array([[0, 1], [0, 0]]).tostype(kind)
-        arrays = {"dense": mx.nd.ones(2), "sparse": sparse}
-        mx.nd.save(f"{start}{kind}.params", arrays)
-
-
-def save_arrays_2(mx, start):
-    """Writes files of arrays in every form that MXNet 2 has."""
-    arrays = {d: mx.np.array([[1, 2, 3]], dtype=d) for d in DTYPES}
+    # Arrays in every form that each of the versions has.
+    arrays = {d: training.numpy.array([[1, 2, 3]], dtype=d) for d in DTYPES}
+    sparse = mx.nd.array([[0, 1], [0, 0]])
+    if mx.__version__[0] == "1":
+        mx.nd.save(start + "named.params", arrays)
+        mx.nd.save(start + "unnamed.params", list(arrays.values()))
+        for kind in ("row_sparse", "csr"):
+            both = {"dense": mx.nd.ones(2), "sparse": sparse.tostype(kind)}
+            mx.nd.save(f"{start}{kind}.params", both)
+        return
     mx.npx.savez(start + "dtypes.npz", scalar=mx.np.array(2.5), **arrays)
     mx.npx.save(start + "array.npy", mx.np.array([[1, 2, 3]]))
     arrays = [mx.np.array(2.5), mx.np.zeros((0, 3))]
     arrays = [array.as_nd_ndarray() for array in arrays]
     mx.nd.save(start + "np_shape.params", arrays)
-    sparse = mx.nd.array([[0, 1], [0, 0]]).tostype("row_sparse")
-    mx.npx.savez(start + "sparse.npz", dense=mx.np.ones(2), sparse=sparse)
+    both = {"dense": mx.np.ones(2), "sparse": sparse.tostype("row_sparse")}
+    mx.npx.savez(start + "sparse.npz", **both)
 
 
 def resume(mx, kind, name):

@@ -19,7 +19,7 @@ A setting is a dict with the keys
 and the results have an array "<number of the setting>/<parameter>", in which
 the recorded weights are stacked. Without "params" and what comes after, a
 setting is one of a scheduler, whose learning rates are recorded as the
-parameter "learning_rate". A setting may be null, to be left out.
+parameter "learning_rate".
 """
 
 import json
@@ -44,13 +44,11 @@ def inputs(setting):
     # The legacy generator's stream is the same in every version of NumPy.
     random = np.random.RandomState(setting["seed"])
 
+    draw, dtype = random.standard_normal, setting["dtype"]
+    shapes = setting["params"]
+
     def normal(scale):
-        return {
-            name: np.array(
-                scale * random.standard_normal(shape), setting["dtype"]
-            )
-            for name, shape in setting["params"].items()
-        }
+        return {n: np.array(scale * draw(shapes[n]), dtype) for n in shapes}
 
     updates = setting["record"][-1]
     return normal(1.0), [normal(setting["grad_scale"]) for _ in range(updates)]
@@ -63,11 +61,11 @@ def run(mx, setting):
     if setting["scheduler"]:
         name, arguments = setting["scheduler"]
         options["lr_scheduler"] = getattr(mx.lr_scheduler, name)(**arguments)
+    record = np.array(setting["record"]) - 1
     if "params" not in setting:
         # The optimizer sets the scheduler's base.
         scheduler = mx.optimizer.FTML(**options).lr_scheduler
         rates = [scheduler(n + 1) for n in range(setting["record"][-1])]
-        record = np.array(setting["record"]) - 1
         return {"learning_rate": np.array(rates)[record]}
     params, grads = inputs(setting)
     names = dict(enumerate(params))
@@ -77,18 +75,22 @@ def run(mx, setting):
     optimizer.set_wd_mult({**dict.fromkeys(params, 1.0), **setting["wd_mult"]})
     updater = mx.optimizer.get_updater(optimizer)
     weights = {n: mx.nd.array(x, dtype=x.dtype) for n, x in params.items()}
-    recorded = {name: [] for name in params}
-    for step, grad in enumerate(grads, start=1):
+    history = {name: [] for name in params}
+    for grad in grads:
         for i, name in names.items():
             g = mx.nd.array(grad[name], dtype=setting["dtype"])
             updater(i, g, weights[name])
-            if step in setting["record"]:
-                recorded[name].append(weights[name].asnumpy())
-    return {name: np.stack(values) for name, values in recorded.items()}
+            history[name].append(weights[name].asnumpy())
+    return {name: np.stack(history[name])[record] for name in params}
 
 
 def run_in(interpreter, settings):
-    """Returns the results of running this file by another interpreter."""
+    """Returns the results of running this file by another interpreter.
+
+    Args:
+        interpreter: One with MXNet.
+        settings: The settings by number.
+    """
     with tempfile.TemporaryDirectory() as directory:
         given = pathlib.Path(directory, "settings.json")
         given.write_text(json.dumps(settings))
@@ -107,12 +109,11 @@ def run_all(settings, pythons):
     """
     results = {}
     for name, (order, options) in RUNS.items():
-        given = [
-            {**s, "options": {**s["options"], **options}}
-            if s.get("order", order) == order
-            else None
-            for s in settings
-        ]
+        given = {
+            i: {**setting, "options": {**setting["options"], **options}}
+            for i, setting in enumerate(settings)
+            if setting.get("order", order) == order
+        }
         results[name] = run_in(pythons[order == "2.x"], given)
     return results
 
@@ -121,12 +122,10 @@ def main(settings_path, results_path):
     import mxnet as mx
 
     warnings.simplefilter("ignore")
-    with open(settings_path) as file:
-        settings = json.load(file)
+    settings = json.loads(pathlib.Path(settings_path).read_text())
     results = {
         f"{i}/{name}": values
-        for i, setting in enumerate(settings)
-        if setting
+        for i, setting in settings.items()
         for name, values in run(mx, setting).items()
     }
     np.savez_compressed(results_path, **results)

@@ -5,9 +5,9 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from optax_ftml import mxnet
+from tests import reference
 from tests.programs import mxnet_runs
 
 RECORD = [1, 2, 5, 10, 20, 30, 40, 50]
@@ -30,38 +30,33 @@ def random_setting(seed):
     """
     rng = random.Random(seed)
 
+    def uniform(low, high):
+        return float(np.float32(rng.uniform(low, high)))
+
     def log_uniform(low, high):
         return float(np.float32(low * (high / low) ** rng.random()))
 
-    def decay_rate(low, high):
-        return float(np.float32(rng.uniform(low, high)))
-
     def factors():
-        return {
-            name: rng.choice([0.5, 2.0, 0.25])
-            for name in params
-            if rng.random() < 0.3
-        }
+        names = (name for name in params if rng.random() < 0.3)
+        return {name: rng.choice([0.5, 2.0, 0.25]) for name in names}
 
     params = rng.choice(PARAMS)
     begin_num_update = rng.choice([0, 0, 0, 7, 40])
     scheduler = None
     if rng.random() < 0.5:
         scheduler = _random_scheduler(rng, log_uniform(1e-3, 0.1))
+    rates = [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
     options = {
-        "learning_rate": rng.choice(
-            [None, 0.0025, log_uniform(1e-4, 0.1), log_uniform(1e-4, 0.1)]
-        ),
-        "beta1": rng.choice([0.0, 0.6, decay_rate(0, 0.95)]),
-        "beta2": rng.choice([0.999, 0.9999, decay_rate(0.8, 0.999)]),
+        "learning_rate": rng.choice(rates),
+        "beta1": rng.choice([0.0, 0.6, uniform(0, 0.95)]),
+        "beta2": rng.choice([0.999, 0.9999, uniform(0.8, 0.999)]),
         "epsilon": rng.choice([1e-8, log_uniform(1e-8, 1e-2)]),
         "rescale_grad": rng.choice([1.0, 1 / 32, log_uniform(0.01, 10)]),
-        "clip_gradient": rng.choice(
-            [None, 0, -1.0, *(log_uniform(0.1, 3) for _ in range(3))]
-        ),
-        "wd": rng.choice([0.0, log_uniform(1e-4, 0.3)]),
-        "begin_num_update": begin_num_update,
     }
+    bounds = [log_uniform(0.1, 3) for _ in range(3)]
+    options["clip_gradient"] = rng.choice([None, 0, -1.0, *bounds])
+    options["wd"] = rng.choice([0.0, log_uniform(1e-4, 0.3)])
+    options["begin_num_update"] = begin_num_update
     dtype = rng.choice(["float16", "float32", "float32", "float64"])
     if dtype == "float64":
         options = {
@@ -130,41 +125,29 @@ def learning_rates(setting):
     learning_rate = setting["options"]["learning_rate"]
     if learning_rate is not None:
         scheduler = scheduler.with_base_lr(learning_rate)
-    counts = jnp.array(setting["record"]) - 1
-    return np.asarray(jax.vmap(scheduler)(counts))
+    return np.asarray(scheduler(jnp.array(setting["record"]) - 1))
 
 
 def trajectory(setting):
     """Returns the recorded weights of a run of ours, by parameter."""
-    optimizer = mxnet.ftml(
-        **setting["options"],
-        lr_scheduler=scheduler_of(setting),
-        lr_mult=setting["lr_mult"],
-        wd_mult=setting["wd_mult"],
-        order=setting["order"],
-    )
-
-    def step(carry, grads):
-        params, state = carry
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    @jax.jit
-    def run(params, grads):
-        start = (params, optimizer.init(params))
-        return jax.lax.scan(step, start, grads)[1]
-
+    options = {x: setting[x] for x in ("lr_mult", "wd_mult", "order")}
+    options |= setting["options"]
+    optimizer = mxnet.ftml(**options, lr_scheduler=scheduler_of(setting))
     params, grads = mxnet_runs.inputs(setting)
-    grads = jax.tree.map(lambda *g: np.stack(g), *grads)
-    record = np.array(setting["record"]) - 1
+
+    def grads_at(t, _):
+        return jax.tree.map(lambda g: g[t], grads)
+
+    updates = setting["record"][-1]
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", setting["dtype"] == "float64")
     try:
-        weights = jax.tree.map(np.asarray, run(params, grads))
+        grads = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+        weights, *_ = reference.run(optimizer, params, grads_at, updates)
     finally:
         jax.config.update("jax_enable_x64", before)
-    return {name: values[record] for name, values in weights.items()}
+    record = np.array(setting["record"]) - 1
+    return {name: np.asarray(x)[record] for name, x in weights.items()}
 
 
 def runs_of(setting):
@@ -177,8 +160,22 @@ def runs_of(setting):
     return ["fused"] if clip is not None and clip <= 0 else ["fused", "step"]
 
 
-def excess(setting, run, ours, theirs):
-    """Returns the largest error, in units of what is allowed.
+def errors(number, setting, results):
+    """Yields the runs of MXNet and the largest error, in units of the allowed.
+
+    Args:
+        number: The setting's.
+        setting: The setting.
+        results: MXNet's, by run.
+    """
+    ours = trajectory(setting)
+    for run in runs_of(setting):
+        theirs = {name: results[run][f"{number}/{name}"] for name in ours}
+        yield run, max(_excess(setting, run, ours[n], theirs[n]) for n in ours)
+
+
+def _excess(setting, run, ours, theirs):
+    """Returns the largest error of an array, in units of what is allowed.
 
     That is one unit in the last place in float16 (or what is allowed in
     float32, which is more where a weight is close to 0), 2e-5 of the
@@ -187,6 +184,7 @@ def excess(setting, run, ours, theirs):
     master copy it is 2^-12 of the size in float16: a step that more than halves
     a weight is rounded to float16, as its gradient is.
     """
+    assert ours.dtype == theirs.dtype == setting["dtype"]
     ours, theirs = ours.astype(float), theirs.astype(float)
     options = setting["options"]
     relative = 2e-5

@@ -30,7 +30,8 @@ def main(*pythons):
             np.savez_compressed(path, settings=settings, **results[run])
     path = DATA / "mxnet_schedulers.npz"
     settings = str(np.load(path)["settings"])
-    results = mxnet_runs.run_in(pythons[0], json.loads(settings))
+    by_number = dict(enumerate(json.loads(settings)))
+    results = mxnet_runs.run_in(pythons[0], by_number)
     np.savez_compressed(path, settings=settings, **results)
 
 

@@ -6,7 +6,6 @@ python -m tests.programs.sharded_prox
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -17,40 +16,25 @@ from optax_ftml._report import _hlo
 ROWS, COLUMNS = 8, 64
 FAST = {"xla_backend_optimization_level": 0}  # To compile.
 RNG = np.random.default_rng(0)
-NORMAL = RNG.normal(size=COLUMNS)
-MATRIX = RNG.normal(size=(2, COLUMNS))
-# Those with an axis: of each row, and of a whole tree.
+# The arguments of those with an axis: of each row, and of a whole tree.
 SLICED = {
-    "simplex": lambda axis: prox.simplex(2.0, axis=axis),
-    "l1_ball": lambda axis: prox.l1_ball(2.0, axis=axis),
-    "l2_ball": lambda axis: prox.l2_ball(2.0, axis=axis),
-    "l2_sphere": lambda axis: prox.l2_sphere(2.0, axis=axis),
-    "hyperplane": lambda axis: prox.hyperplane(0.5, 0.4, axis=axis),
-    "box_section": lambda axis: prox.box_section(
-        -1.0, 0.5, 0.5, 2.0, axis=axis
-    ),
-    "group_lasso": lambda axis: prox.group_lasso(5.0, axis=axis),
-    "top_k": lambda axis: prox.top_k(9, axis=axis),
+    "simplex": (2.0,),
+    "l1_ball": (2.0,),
+    "l2_ball": (2.0,),
+    "l2_sphere": (2.0,),
+    "hyperplane": (0.5, 0.4),
+    "box_section": (-1.0, 0.5, 0.5, 2.0),
+    "group_lasso": (5.0,),
+    "top_k": (9,),
 }
 # Where a CPU makes several sums in one reduction.
-JOINT = (
-    *("l2_ball", "l2_sphere", "group_lasso"),
-    *("simplex", "l1_ball", "hyperplane", "box_section"),
-)
-TREES = ("simplex", "l2_ball", "box_section", "top_k")
-FIXED = {
-    "l1": prox.l1(0.3),
-    "affine_set": prox.affine_set(MATRIX, 0.5),
-}
+JOINT = SLICED.keys() - {"top_k"}
 # Those that pass numbers of a leaf on, where it is sharded along the slice.
-ORDERED = {
-    "monotone": prox.monotone(),
-    "total_variation": prox.total_variation(0.7),
-}
-
-
-# What the slices that are whole on a device are tried with.
-WHOLE = ("simplex", "l2_ball", "box_section", "top_k", *FIXED, *ORDERED)
+ORDERED = {"monotone": (), "total_variation": (0.7,)}
+# What slices of a whole tree and, with what has no axis, those that are whole
+# on a device are tried with.
+SOME = ("simplex", "l2_ball", "box_section", "top_k")
+OTHERS = {"l1": (0.3,), "affine_set": (RNG.normal(size=(2, COLUMNS)), 0.5)}
 
 
 def arguments(**shapes):
@@ -64,18 +48,13 @@ def solve(f, trees, single, specs):
     """Returns the largest error, and what the devices send each other."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     shardings = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
-    sharded = [
-        {k: jax.device_put(x, shardings[k]) for k, x in tree.items()}
-        for tree in trees
-    ]
+    sharded = [jax.device_put(tree, shardings) for tree in trees]
     lowered = jax.jit(f, out_shardings=shardings).lower(*sharded)
     compiled = lowered.compile(compiler_options=FAST)
     theta = compiled(*sharded)
+    errors = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), theta, single)
     return {
-        "error": max(
-            float(jnp.max(jnp.abs(np.asarray(theta[k]) - single[k])))
-            for k in theta
-        ),
+        "error": float(max(jax.tree.leaves(errors))),
         "collectives": _hlo.count(compiled.as_text()).collectives,
     }
 
@@ -85,25 +64,25 @@ def main():
     rows = arguments(a=(ROWS, COLUMNS))
     short = arguments(a=(ROWS, 16))
     tree = arguments(a=(ROWS, COLUMNS), b=(COLUMNS,))
-    by_row = {name: make(-1) for name, make in SLICED.items()} | FIXED
-    along, whole = {"a": P(None, "x")}, {"a": P("x")}
-    both = {"a": P(None, "x"), "b": P("x")}
-    problems = {name: (f, rows, {"along": along}) for name, f in by_row.items()}
-    problems |= {
-        name: (f, short, {"along": along}) for name, f in ORDERED.items()
-    }
-    for name in WHOLE:
-        problems[name][2]["whole"] = whole
-    problems |= {
-        f"{name} of a tree": (SLICED[name](None), tree, {"tree": both})
-        for name in TREES
-    }
     results = {}
-    for name, (f, trees, ways) in problems.items():
+
+    def record(name, f, trees, **ways):
         single = jax.jit(f, compiler_options=FAST)(*trees)
         results[name] = {
             way: solve(f, trees, single, specs) for way, specs in ways.items()
         }
+
+    for name, numbers in {**SLICED, **OTHERS, **ORDERED}.items():
+        axis = {"axis": -1} if name in SLICED else {}
+        f = getattr(prox, name)(*numbers, **axis)
+        ways = {"along": {"a": P(None, "x")}}
+        if name in SOME or name not in SLICED:
+            ways["whole"] = {"a": P("x")}
+        record(name, f, short if name in ORDERED else rows, **ways)
+    for name in SOME:
+        f = getattr(prox, name)(*SLICED[name])
+        both = {"a": P(None, "x"), "b": P("x")}
+        record(f"{name} of a tree", f, tree, tree=both)
     print(json.dumps(results))
 
 

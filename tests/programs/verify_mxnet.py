@@ -44,20 +44,15 @@ def verify_settings(seeds, pythons):
     results = mxnet_runs.run_all(settings, pythons)
     found = collections.defaultdict(list)
     for i, setting in enumerate(settings):
-        ours = mxnet_settings.trajectory(setting)
-        for run in mxnet_settings.runs_of(setting):
-            worst = max(
-                mxnet_settings.excess(setting, run, x, results[run][f"{i}/{n}"])
-                for n, x in ours.items()
-            )
-            found[setting["dtype"], run].append((worst, setting["seed"]))
-    for (dtype, run), excesses in sorted(found.items()):
-        worst, seed = max(excesses)
+        for run, error in mxnet_settings.errors(i, setting, results):
+            found[setting["dtype"], run].append((error, setting["seed"]))
+    for (dtype, run), errors in sorted(found.items()):
+        worst, seed = max(errors)
         print(
-            f"{dtype}, MXNet {run}: {len(excesses)} settings, worst "
+            f"{dtype}, MXNet {run}: {len(errors)} settings, worst "
             f"{worst:.3g} of what is allowed (seed {seed})"
         )
-    return all(max(excesses)[0] <= 1 for excesses in found.values())
+    return all(max(errors)[0] <= 1 for errors in found.values())
 
 
 def verify_schedulers(pythons):
@@ -67,7 +62,7 @@ def verify_schedulers(pythons):
     ours = list(map(mxnet_settings.learning_rates, settings))
     worst = 0.0
     for python in pythons:
-        theirs = mxnet_runs.run_in(python, settings)
+        theirs = mxnet_runs.run_in(python, dict(enumerate(settings)))
         for i, rates in enumerate(ours):
             expected = theirs[f"{i}/learning_rate"]
             # Learning rates below 1e-9 move nothing.
