@@ -88,12 +88,6 @@ def test_what_does_not_fit_the_parameters_is_named(f, word):
         jax.eval_shape(f, params, params)
 
 
-def test_a_list_of_numbers_fits_a_list_of_parameters():
-    f = prox.box([0.0, -0.5], 1.0)
-    after = f([-jnp.ones(2), -jnp.ones(2)], [jnp.ones(2), jnp.ones(2)])
-    np.testing.assert_array_equal(after, [[0, 0], [-0.5, -0.5]])
-
-
 COMPLEX = "l1", "elastic_net", "l1_ball", "l2_ball", "in_metric"
 COMPLEX += "group_lasso", "sparse_group_lasso"
 
