@@ -13,7 +13,6 @@ import optax_ftml
 from optax_ftml import mxnet, prox
 from tests import reference
 
-INF = float("inf")
 NON_NEGATIVE = prox.non_negative()
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
 
@@ -27,7 +26,7 @@ def raises(error, *words):
     ("name", "value", "error", "words"),
     [
         ("learning_rate", -0.1, ValueError, "at least 0 and finite, got -0.1"),
-        ("learning_rate", INF, ValueError, "at least 0 and finite, got inf"),
+        ("learning_rate", np.inf, ValueError, "at least 0 and finite, got inf"),
         ("learning_rate", "0.1", TypeError, "or a schedule, got '0.1'"),
         ("b1", 1.0, ValueError, "in [0, 1), got 1.0"),
         ("b1", 0.9j, TypeError, "a number or an array of shape (), got 0.9j"),

@@ -6,8 +6,6 @@ import pytest
 
 from optax_ftml import prox
 
-FUSED = prox.total_variation(1e-3)
-
 
 @pytest.mark.parametrize(
     ("f", "leader", "step_size", "expected"),
@@ -17,10 +15,8 @@ FUSED = prox.total_variation(1e-3)
         (prox.monotone(), [300.2, 300], [1, 1e-4], [300.00002, 300.00002]),
         (prox.monotone(), [0.3, 0.1, 1e6], [1e-3, 3e-3, 1], [0.25, 0.25, 1e6]),
         (
-            FUSED,
-            [1e4, 3e-3, 2e-3, 0.02],
-            1.0,
-            [1e4 - 1e-3, 3.5e-3, 3.5e-3, 0.019],
+            prox.total_variation(1e-3),
+            *([1e4, 3e-3, 2e-3, 0.02], 1, [9999.999, 3.5e-3, 3.5e-3, 0.019]),
         ),
         # A strength of 0 changes no bit.
         (prox.total_variation(0.0), *[[1e4, 3e-3, 2e-3, 0.02]] * 3),
