@@ -1,4 +1,4 @@
-"""The textbook d, v, z recursion in NumPy, and the loop that trains."""
+"""The optimizers, the textbook d, v, z recursion, and the loop that trains."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import optax_ftml
+from optax_ftml import mxnet
 
 
 def free(leader, step_size):
@@ -22,6 +23,18 @@ FORMS = {
     "leader": functools.partial(optax_ftml.ftml, prox=free),
     "adam": functools.partial(optax_ftml.proximal_adam, prox=free),
 }
+# And what else there is, made by its learning rate.
+OPTIMIZERS = FORMS | {
+    "without memory": functools.partial(FORMS["leader"], b1=0),
+    "rounding": lambda rate: optax.chain(
+        optax_ftml.ftml(rate, accumulator_dtype=jnp.bfloat16),
+        optax_ftml.stochastic_rounding(),
+    ),
+    "master": lambda rate: optax_ftml.with_master_params(optax_ftml.ftml(rate)),
+    "mxnet": lambda rate: mxnet.ftml(
+        rate, wd=0.01, clip_gradient=1.0, multi_precision=True
+    ),
+}
 
 
 def dvz(
@@ -33,7 +46,6 @@ def dvz(
     eps=1e-8,
     eps_root=0.0,
     prox=free,
-    gradient_rule=lambda g, theta: g,
 ):
     """Returns the parameters after each step, in float64 or complex128.
 
@@ -46,7 +58,6 @@ def dvz(
         eps: Outside the square root.
         eps_root: Inside the square root.
         prox: Takes -z / d and step sizes to the parameters.
-        gradient_rule: Clipping and weight decay, of (gradient, theta).
     """
     theta = np.asarray(theta, np.result_type(theta, np.float64))
     d = v = z = 0.0
@@ -54,7 +65,7 @@ def dvz(
     for t, (g, lr, b1) in enumerate(
         zip(grads, learning_rates, b1s, strict=True), start=1
     ):
-        g = gradient_rule(np.asarray(g, theta.dtype), theta)
+        g = np.asarray(g, theta.dtype)
         v = b2 * v + (1 - b2) * np.abs(g) ** 2
         next_d = (1 - b1**t) / lr * (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
         sigma = next_d - b1 * d

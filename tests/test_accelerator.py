@@ -12,13 +12,9 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
 
 def accelerator(*args):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *args],
-        check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, SCRIPT, *args]
+    return subprocess.check_output(command, env=env, text=True)
 
 
 @pytest.mark.slow

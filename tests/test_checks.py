@@ -11,8 +11,8 @@ import pytest
 
 import optax_ftml
 from optax_ftml import mxnet, prox
+from tests import reference
 
-INF = float("inf")
 NON_NEGATIVE = prox.non_negative()
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
 
@@ -26,7 +26,7 @@ def raises(error, *words):
     ("name", "value", "error", "words"),
     [
         ("learning_rate", -0.1, ValueError, "at least 0 and finite, got -0.1"),
-        ("learning_rate", INF, ValueError, "at least 0 and finite, got inf"),
+        ("learning_rate", np.inf, ValueError, "at least 0 and finite, got inf"),
         ("learning_rate", "0.1", TypeError, "or a schedule, got '0.1'"),
         ("b1", 1.0, ValueError, "in [0, 1), got 1.0"),
         ("b1", 0.9j, TypeError, "a number or an array of shape (), got 0.9j"),
@@ -48,34 +48,15 @@ def raises(error, *words):
     ],
 )
 def test_arguments_of_optimizers(name, value, error, words):
-    makers = [optax_ftml.ftml]
-    if name != "prox":
-        makers.append(functools.partial(optax_ftml.ftml, prox=NON_NEGATIVE))
+    with raises(error, f"{name} must be", words):
+        optax_ftml.ftml(**{"prox": NON_NEGATIVE, name: value})
     if name not in ("prox", "learning_rate"):
-        makers.append(optax_ftml.scale_by_ftml)
-    for make in makers:
         with raises(error, f"{name} must be", words):
-            make(**{name: value})
+            optax_ftml.scale_by_ftml(**{name: value})
 
 
-@pytest.mark.parametrize("form", [None, NON_NEGATIVE])
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"b1": 0.0, "b2": 0, "eps": 0, "eps_root": 0, "learning_rate": 0},
-        {"b1": np.float32(0.5), "b2": np.array(0.9), "eps": jnp.float32(1)},
-        {"learning_rate": jnp.bfloat16(0.1), "b1": jnp.float32(7)},
-        {"learning_rate": lambda count: np.float32(0.1), "seed": np.int8(1)},
-    ],
-)
-def test_arguments_that_are_fine(kwargs, form):
-    optimizer = optax_ftml.ftml(**kwargs, prox=form)
-    optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)), jnp.ones(1))
-
-
-@pytest.mark.parametrize("form", [None, NON_NEGATIVE])
-def test_a_schedule_that_returns_no_number(form):
-    optimizer = optax_ftml.ftml(lambda count: None, prox=form)
+def test_a_schedule_that_returns_no_number():
+    optimizer = optax_ftml.ftml(lambda count: None)
     state = optimizer.init(jnp.ones(1))
     with raises(TypeError, "learning_rate(count) must be a number", "None"):
         optimizer.update(jnp.ones(1), state, jnp.ones(1))
@@ -98,25 +79,17 @@ def test_inject_hyperparams_needs_static_args(make, name, value):
     """Optax takes for a schedule what can be called, and calls it."""
     with raises((TypeError, ValueError), name, "static_args"):
         optax.inject_hyperparams(make)(**{name: value}).init(PARAMS)
-    make = optax.inject_hyperparams(make, static_args=name)
-    assert name not in make(**{name: value}).init(PARAMS).hyperparams
 
 
 def test_inject_hyperparams_in_bfloat16_says_what_to_do():
-    params = jnp.ones(2, jnp.bfloat16)
-    make = optax.inject_hyperparams(optax_ftml.ftml)
+    optimizer = optax.inject_hyperparams(optax_ftml.ftml)(0.1)
     with raises(ValueError, "b2", "hyperparam_dtype=jnp.float32"):
-        make(0.1).init(params)
-    optimizer = optax.inject_hyperparams(
-        optax_ftml.ftml, hyperparam_dtype=jnp.float32
-    )(0.1)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
-    np.testing.assert_allclose(updates.astype(float), -0.1, rtol=0.01)
+        optimizer.init(jnp.ones(2, jnp.bfloat16))
 
 
 @pytest.mark.parametrize("form", [None, NON_NEGATIVE])
 @pytest.mark.parametrize(
-    ("grads", "words"),
+    ("tree", "words"),
     [
         ({"w": PARAMS["w"]}, ["missing leaf 'b'"]),
         ({**PARAMS, "c": jnp.ones(1)}, ["unexpected leaf 'c'"]),
@@ -127,27 +100,24 @@ def test_inject_hyperparams_in_bfloat16_says_what_to_do():
         (None, ["given", "update(grads, state, params)", "None"]),
     ],
 )
-def test_trees_unlike_the_parameters(form, grads, words):
+def test_trees_unlike_the_parameters(form, tree, words):
     optimizer = optax_ftml.ftml(prox=form)
     state = optimizer.init(PARAMS)
     with raises(ValueError, "updates", *words):
-        jax.eval_shape(optimizer.update, grads, state, PARAMS)
-    if form is None:  # It needs no parameters.
-        optimizer.update(PARAMS, state)
-    else:
+        optimizer.update(tree, state, PARAMS)
+    if form is not None:  # The delta form needs no parameters.
         with raises(ValueError, "params", *words):
-            optimizer.update(PARAMS, state, grads)
+            optimizer.update(PARAMS, state, tree)
 
 
-@pytest.mark.parametrize("form", [None, NON_NEGATIVE])
-@pytest.mark.parametrize("leaf", [jnp.ones(2, jnp.int32), jnp.array([True])])
-def test_parameters_that_are_not_floating(form, leaf):
-    init = optax_ftml.ftml(prox=form).init
-    words = f"of {leaf.dtype}"
+@pytest.mark.parametrize("make", reference.FORMS.values())
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_parameters_that_are_not_floating(make, dtype):
+    leaf, words = jnp.ones(2, dtype), f"of {dtype}"
     with raises(TypeError, "params", "optax.masked", "'table/ids'", words):
-        init({"table": {"ids": leaf}})
+        make(0.1).init({"table": {"ids": leaf}})
     with raises(TypeError, "params", "optax.masked", "single array", words):
-        init(leaf)
+        make(0.1).init(leaf)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +134,7 @@ def test_parameters_that_are_not_floating(form, leaf):
 )
 def test_what_a_prox_returns(result_of, error, words):
     for make in (optax_ftml.ftml, optax_ftml.proximal_adam):
-        optimizer = make(0.1, b1=0, prox=lambda x, s: result_of(x))
+        optimizer = make(0.1, prox=lambda x, s: result_of(x))
         with raises(error, "prox's result", *words):
             optimizer.init(PARAMS)
 

@@ -6,14 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 import optax_ftml
 from tests import reference
 
 BOX = optax_ftml.prox.box(-1.0, 1.0)
-CENTRE = {"a": {"w": [3.0, 0.5, -2.0]}, "b": [0.25, 5.0]}
-CENTRE = jax.tree.map(jnp.array, CENTRE, is_leaf=lambda x: isinstance(x, list))
+CENTRE = {"a": {"w": jnp.array([3.0, 0.5, -2.0])}, "b": jnp.array([0.25, 5.0])}
 PARAMS = jax.tree.map(jnp.zeros_like, CENTRE)
 # Minus the gradient of half the squared distance, at its end in the box.
 EXPECTED = jax.tree.map(lambda c: c - jnp.clip(c, -1, 1), CENTRE)
@@ -36,20 +34,18 @@ def partition(a, b):
 
 WRAPPED = {
     "alone": ftml(),
-    "chain": optax.chain(optax.clip_by_global_norm(100.0), ftml()),
     "inject": optax.inject_hyperparams(
         optax_ftml.ftml, static_args=("prox", "seed")
     )(0.1, prox=BOX),
-    "multi": optax.MultiSteps(ftml(), 2).gradient_transformation(),
     "nested": optax.chain(
-        optax.identity(), optax.chain(optax.apply_if_finite(ftml(), 5))
+        optax.identity(),
+        optax.MultiSteps(ftml(), 2).gradient_transformation(),
     ),
     "masks": optax.chain(
         *(optax.masked(ftml(), {"a": a, "b": not a}) for a in (True, False))
     ),
-    "partition": partition(ftml(), ftml(b1=0.9)),
     "master of partition": optax_ftml.with_master_params(
-        partition(ftml(), ftml())
+        partition(ftml(), ftml(b1=0.9))
     ),
 }
 
@@ -61,9 +57,9 @@ def test_are_minus_the_gradient_at_rest(name):
     chex.assert_trees_all_close(actual, EXPECTED, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_of_narrow_parameters_are_in_float32(dtype):
-    start = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+def test_of_narrow_parameters_are_in_float32():
+    dtypes = {"a": {"w": "bfloat16"}, "b": "float16"}
+    start = jax.tree.map(jnp.astype, PARAMS, dtypes)
     params, state = train(ftml(), start)
     actual = optax_ftml.multipliers(state)
     chex.assert_trees_all_equal_dtypes(params, start)
@@ -92,31 +88,18 @@ def test_of_masked_parameters_are_absent():
     assert actual["b"] == optax.MaskedNode()
 
 
-def test_are_read_from_flax_s_optimizer():
-    model = nnx.Linear(1, 3, use_bias=False, rngs=nnx.Rngs(0))
-    transformation = optax_ftml.ftml(9.0, prox=BOX)
-    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
-    for _ in range(30):  # To the corner of the box in one step.
-        grads = jax.tree.map(lambda w: w - 5, nnx.state(model, nnx.Param))
-        optimizer.update(model, grads)
-    (actual,) = jax.tree.leaves(optax_ftml.multipliers(optimizer.opt_state))
-    np.testing.assert_allclose(actual, np.full((1, 3), 4), atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        (optax_ftml.ftml(), ("without a multiplier", "prox")),
-        (ftml(b1=0.0), ("without a multiplier", "b1")),
-        (optax_ftml.proximal_adam(0.1, prox=BOX), ("proximal_adam",)),
-        (optax.chain(ftml(), ftml()), ("one multiplier per parameter",)),
+        (optax_ftml.ftml(), "prox.*without a multiplier"),
+        (ftml(b1=0.0), "b1 not 0.*without a multiplier"),
+        (optax_ftml.proximal_adam(0.1, prox=BOX), "proximal_adam has none"),
+        (optax.chain(ftml(), ftml()), "one multiplier per parameter"),
     ],
 )
 def test_say_why_there_is_nothing_to_read(optimizer, words):
-    with pytest.raises(ValueError, match="state must") as info:
+    with pytest.raises(ValueError, match=f"state must .*{words}"):
         optax_ftml.multipliers(optimizer.init(PARAMS))
-    for word in words:
-        assert word in str(info.value)
 
 
 def test_with_b1_the_number_0_the_state_is_v_alone():
@@ -124,8 +107,3 @@ def test_with_b1_the_number_0_the_state_is_v_alone():
     assert [x.shape for x in jax.tree.leaves(state)] == [(), (3,), (2,)]
     traced, _ = train(ftml(b1=jnp.float32(0.0)))
     chex.assert_trees_all_close(params, traced, atol=1e-6)
-    report = optax_ftml.fusion_report(
-        ftml(b1=0.0), jax.ShapeDtypeStruct((256, 256), jnp.float32)
-    )
-    assert report.state_bytes_per_parameter == pytest.approx(4, rel=1e-3)
-    assert report.copies == 0

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_ftml
@@ -161,23 +162,46 @@ def test_1_minus_b_to_the_t():
 )
 def test_an_update_stops_at_its_target(dtype, g_dtype):
     rng = np.random.default_rng(0)
-    theta, target = rng.normal(size=(2, 100_000))
-    near = rng.random(100_000) < 0.5  # Half of the steps are short.
-    scale = np.where(near, 10.0 ** rng.uniform(-6, 0, 100_000), 1)
-    target = jnp.asarray(theta + scale * (target - theta), jnp.float32)
+    theta, direction = rng.normal(size=(2, 100_000))
+    length = 10.0 ** rng.uniform(-6, 1, size=100_000)
+    target = jnp.float32(theta + length * direction)
     theta = jnp.asarray(theta, dtype)
     update = jax.jit(_numerics.update_to)(target, theta, theta.astype(g_dtype))
     assert update.dtype == g_dtype
-    wide = np.float64(theta)
-    reached = jnp.asarray(wide + np.float64(update), jnp.float32).astype(dtype)
-    reached, end = np.float64(reached), np.float64(target.astype(dtype))
-
-    assert np.all((end - reached) * (end - wide) >= 0)
+    reached = optax.apply_updates(theta, update)
+    start, reached, end = (
+        np.float64(x) for x in (theta, reached, target.astype(dtype))
+    )
+    assert np.all((end - reached) * (end - start) >= 0)
     eps, g_eps = (float(jnp.finfo(x).eps) for x in (dtype, g_dtype))
     tiny = float(jnp.finfo(g_dtype).smallest_subnormal)
-    rounding = eps * np.maximum(abs(end), abs(wide))
-    error = tiny + rounding + 2 * g_eps * abs(end - wide)
+    rounding = eps * np.maximum(abs(end), abs(start))
+    error = tiny + rounding + 2 * g_eps * abs(end - start)
     assert np.all(np.abs(end - reached) <= error)
+
+
+@pytest.mark.slow
+def test_many_steps_stay_close_to_float64(x64):
+    """float32, with a box too, and bfloat16 v."""
+
+    def end(dtype, **options):
+        def grads(t, params):
+            # As irregular as noise, and the same in each precision.
+            noise = jnp.sin(t.astype(float) ** 2 * 0.37 + jnp.arange(3.0))
+            target = jnp.array([-1.5, 0.3, 1.0])
+            return (params - target + noise).astype(dtype)
+
+        optimizer = optax_ftml.ftml(1e-3, **options)
+        params, *_ = run(optimizer, jnp.zeros(3, dtype), grads, 200_000)
+        return params[-1]
+
+    expected = end("float64")
+    for limit, options in [
+        (1e-4, {}),
+        (1e-4, {"prox": prox.box(-2.0, 2.0)}),
+        (1e-2, {"accumulator_dtype": "bfloat16"}),
+    ]:
+        assert np.max(np.abs(end("float32", **options) - expected)) < limit
 
 
 @both_forms

@@ -17,14 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 import optax_ftml
 
-SPECS = {
-    "b": P("x"),
-    "s": P(),
-    "w": P("x", "y"),
-    "w2": P(None, ("y", "x")),
-    "w3": P(None, "y"),
+LEAVES = {
+    "b": ((8,), P("x")),
+    "s": ((), P()),
+    "w": ((16, 8), P("x", "y")),
+    "w2": ((8, 16), P(None, ("y", "x"))),
+    "w3": ((8, 24), P(None, "y")),
 }
-SHAPES = {"b": (8,), "s": (), "w": (16, 8), "w2": (8, 16), "w3": (8, 24)}
 BOX = optax_ftml.prox.box(-0.5, 0.5)
 FORMS = {
     "delta": optax_ftml.ftml(0.01),
@@ -53,21 +52,20 @@ def partition(forms):
 def make_params(forms, mesh=None):
     """Parameters for each form, on one device or sharded over a mesh's."""
 
-    def place(name, p):
+    def leaf(shape, spec):
+        p = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
         if mesh is None:
             return jnp.asarray(p)
-        sharding = NamedSharding(mesh, SPECS[name])
+        sharding = NamedSharding(mesh, spec)
         return jax.make_array_from_callback(p.shape, sharding, p.__getitem__)
 
-    rng = np.random.default_rng(0)
-    params = {
-        name: rng.uniform(-1, 1, shape).astype(np.float32)
-        for name, shape in SHAPES.items()
+    return {
+        form: {name: leaf(*kind) for name, kind in LEAVES.items()}
+        for form in forms
     }
-    return {form: {k: place(k, p) for k, p in params.items()} for form in forms}
 
 
-def train(params, wrap=lambda step, state: step):
+def train(params):
     """The parameters and state after ten steps, and how often they compiled."""
     optimizer = partition(params)
 
@@ -78,15 +76,10 @@ def train(params, wrap=lambda step, state: step):
         return optax.apply_updates(params, updates), state
 
     state = optimizer.init(params)
-    step = jax.jit(wrap(step, state), donate_argnums=(0, 1))
+    step = jax.jit(step, donate_argnums=(0, 1))
     for _ in range(10):
         params, state = step(params, state)
     return params, state, step._cache_size()
-
-
-@pytest.fixture(scope="module")
-def single():
-    return train(make_params(FORMS))[0]
 
 
 def assert_equal(params, single):
@@ -95,39 +88,25 @@ def assert_equal(params, single):
 
 
 @pytest.mark.usefixtures("eight_devices")
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_jit_over_shardings_and_the_state_is_sharded_alike(single, axis_type):
+def test_jit_over_shardings_and_the_state_is_sharded_alike():
+    single, *_ = train(make_params(FORMS))
     # In the mesh's context init puts the scalars on it too, without which the
     # second step would compile again.
-    mesh = make_mesh(axis_type)
-    with jax.set_mesh(mesh):
-        params, state, compilations = train(make_params(FORMS, mesh))
-    assert compilations == 1
-    assert_equal(params, single)
-    shardings = {p.shape: p.sharding for p in params["delta"].values()}
-    for x in jax.tree.leaves(state):
-        assert x.sharding.is_equivalent_to(shardings[x.shape], x.ndim)
-
-
-@pytest.mark.usefixtures("eight_devices")
-def test_shard_map(single):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    params = make_params(["leader", "adam"])
-
-    def wrap(step, state):
-        specs = jax.tree.map(
-            lambda x: P("x") if x.ndim else P(), (params, state)
-        )
-        return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
-
-    assert_equal(train(params, wrap)[0], single)
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = make_mesh(axis_type)
+        with jax.set_mesh(mesh):
+            params, state, compilations = train(make_params(FORMS, mesh))
+        assert compilations == 1
+        assert_equal(params, single)
+        shardings = {p.shape: p.sharding for p in params["delta"].values()}
+        for x in jax.tree.leaves(state):
+            assert x.sharding.is_equivalent_to(shardings[x.shape], x.ndim)
 
 
 @pytest.mark.usefixtures("eight_devices")
 def test_devices_communicate_the_norm_alone():
     """That of optax.clip_by_global_norm, in one of the five forms."""
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, P("x"))
+    sharding = NamedSharding(make_mesh(AxisType.Auto), P(("x", "y")))
     shape = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=sharding)
     report = optax_ftml.fusion_report(
         partition(FORMS), dict.fromkeys(FORMS, shape)

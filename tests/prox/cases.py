@@ -40,21 +40,15 @@ class Case(NamedTuple):
         return self.prox(axis, of)
 
 
-def example():
-    """The set that CONTRIBUTING.md writes."""
-    page = pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md"
-    _, code = page.read_text().split("```python\n")
-    names = {}
-    exec(code.split("```")[0], names)
-    return names["ellipsoid"]
-
-
 def line(axis):
     """The axis of a prox that has one: the last of each leaf for None."""
     return -1 if axis is None else axis
 
 
-ellipsoid = example()
+# The set that CONTRIBUTING.md writes.
+PAGE = (pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+EXAMPLE = {}
+exec(PAGE.split("```python\n")[1].split("```")[0], EXAMPLE)
 WEIGHT = np.logspace(-1, 1, SIZE)
 INSIDE = (LOWER + UPPER) / 2
 SECTION = float(NORMAL @ INSIDE)
@@ -81,7 +75,7 @@ SLICED = {
         np.array([0.7, 0, -0.2, 0.1, -1, 0]),
     ),
     "ellipsoid": Case(
-        lambda axis, of: ellipsoid(of(WEIGHT), axis=axis),
+        lambda axis, of: EXAMPLE["ellipsoid"](of(WEIGHT), axis=axis),
         lambda t: (0, [cp.norm2(cp.multiply(np.sqrt(WEIGHT), t)) <= 1]),
         np.array([1, 0, -0.3, 0.1, -0.1, 0]),
     ),

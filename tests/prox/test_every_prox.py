@@ -139,6 +139,7 @@ def extremes():
     return np.resize(pairs, (cases.ROWS, *pairs.shape[1:])).swapaxes(0, 1)
 
 
+@pytest.mark.usefixtures("strict")
 @by_name(NAMES)
 def test_no_leader_and_no_step_size_makes_a_nan(name):
     leader, s = extremes()
@@ -164,6 +165,7 @@ def at(*values):
     return np.array(values)[:, None, None]
 
 
+NORMALS = np.array([cases.NORMAL, [1, 0, 1, 0, 1, 0], [1] * 6])[:, None]
 # Three parts each.
 LIMITS = {
     "simplex": prox.simplex(at(0, 1e-18, 1e18), axis=-1),
@@ -172,10 +174,7 @@ LIMITS = {
     "l2_sphere": prox.l2_sphere(at(0, 1, 1e18), axis=-1),
     "hyperplane": prox.hyperplane(at(1e9, 1, 1e-9), at(1, 0, 1e-9), axis=-1),
     "box_section": prox.box_section(
-        at(-INF, 0, 0),
-        at(INF, INF, 1),
-        np.array([cases.NORMAL, [1, 0, 1, 0, 1, 0], [1] * 6])[:, None],
-        at(0.4, 1, 6),
+        *(at(-INF, 0, 0), at(INF, INF, 1), NORMALS, at(0.4, 1, 6)),
         axis=-1,
     ),
     "group_lasso": prox.group_lasso(at(0, 1e-18, 1e18), axis=-1),

@@ -6,14 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optax_ftml import _numerics, prox
+from optax_ftml import prox
 from tests.prox import cases
 
 LEADER, STEPS = jnp.array([0.7, 0.9, -0.2]), jnp.array([3.0, 1.0, 0.2])
-EUCLIDEAN = [
-    *("simplex", "l1_ball", "l2_ball", "hyperplane", "halfspace"),
-    *("group_lasso", "total_variation"),
-]
 
 
 def from_euclidean(name, tolerance=1e-6, **settings):
@@ -27,7 +23,7 @@ def from_euclidean(name, tolerance=1e-6, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EUCLIDEAN)
+@pytest.mark.parametrize("name", ["l1_ball", "l2_ball", "total_variation"])
 def test_float32_is_close_over_six_decades(x64, name):
     arguments = map(np.float32, cases.draw_rows(np.random.default_rng(3), 6))
     leader, s = arguments
@@ -55,25 +51,9 @@ def test_the_derivative_by_what_the_function_closes_over(x64):
     np.testing.assert_allclose(slope, differences, rtol=1e-5)
 
 
-def shrink(x, step_size):
-    return x / (1 + step_size)
-
-
-@pytest.mark.slow
-def test_reverse_mode_twice():
-    def second(f):
-        def loss(s):
-            return jnp.sum(f(LEADER, s) ** 2)
-
-        return jax.jit(jax.grad(lambda s: jax.grad(loss)(s)[0]))(STEPS)
-
-    ours = second(prox.in_metric(shrink))
-    np.testing.assert_allclose(ours, second(shrink), atol=1e-5)
-
-
 def test_a_penalty_leaves_a_tree_without_a_gradient():
-    never = jnp.full(3, _numerics.bound(jnp.float32))
-    theta = prox.in_metric(shrink)(LEADER, never)
+    never = jnp.full(3, cases.NEVER)
+    theta = prox.in_metric(lambda x, s: x / (1 + s))(LEADER, never)
     np.testing.assert_array_equal(theta, LEADER)
 
 
@@ -88,27 +68,14 @@ def semidefinite(tree, _):
     return (vectors * jnp.maximum(values, 0)) @ vectors.T
 
 
-def singular_values(function):
-    def f(tree, step_size):
-        u, values, v = jnp.linalg.svd(tree, full_matrices=False)
-        return (u * function(values, step_size)) @ v
-
-    return f
+def nuclear_norm(tree, step_size):
+    u, values, v = jnp.linalg.svd(tree, full_matrices=False)
+    return (u * jnp.maximum(values - 0.5 * step_size, 0)) @ v
 
 
 MATRICES = {
-    "semidefinite": (
-        semidefinite,
-        lambda t: (0, [t >> 0, t == t.T]),
-    ),
-    "spectral norm": (
-        singular_values(lambda v, _: jnp.minimum(v, 1)),
-        lambda t: (0, [cp.sigma_max(t) <= 1]),
-    ),
-    "nuclear norm": (
-        singular_values(lambda v, s: jnp.maximum(v - 0.5 * s, 0)),
-        lambda t: (0.5 * cp.normNuc(t), []),
-    ),
+    "semidefinite": (semidefinite, lambda t: (0, [t >> 0, t == t.T])),
+    "nuclear norm": (nuclear_norm, lambda t: (0.5 * cp.normNuc(t), [])),
 }
 
 

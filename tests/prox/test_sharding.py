@@ -10,13 +10,11 @@ from tests.programs import sharded_prox
 
 def test_sharded_slices_are_the_same_and_only_their_sums_are_sent():
     # One test, so that one worker runs the program.
-    output = subprocess.run(
+    output = subprocess.check_output(
         [sys.executable, "-m", "tests.programs.sharded_prox"],
         cwd=pathlib.Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-    ).stdout
+    )
     results = json.loads(output.splitlines()[-1])
     assert results.keys() > sharded_prox.SLICED.keys()
     for name, ways in results.items():
