@@ -24,6 +24,11 @@ CASES = {
         lambda t: [t >= 0, cp.sum(t) == 1, t <= 0.4],
         (6,),
     ),
+    "monotone and a simplex": (
+        [prox.monotone(), prox.simplex()],
+        lambda t: [t[1:] >= t[:-1], t >= 0, cp.sum(t) == 1],
+        (8,),
+    ),
     "three halfspaces": (
         [prox.halfspace(a, -1.0) for a in NORMALS],
         lambda t: [NORMALS @ t <= -1],
@@ -38,7 +43,8 @@ def test_it_is_what_a_solver_finds(x64, name):
     proxes, constraints, shape = CASES[name]
     f = jax.jit(prox.intersection(*proxes))
     rng = np.random.default_rng(1)
-    for decades, error in [(2, 1e-6)] * 10 + [(4, 1e-4)] * 10:
+    errors = [(2, 1e-6, 5e-5)] * 10 + [(4, 1e-4, 5e-4)] * 10
+    for decades, error, error32 in errors:
         leader, step_size = cases.draw(rng, decades=decades, shape=shape)
         theta = cp.Variable(shape)
         root = np.sqrt(np.max(step_size) / step_size)
@@ -46,6 +52,18 @@ def test_it_is_what_a_solver_finds(x64, name):
         cases.minimise(distance, constraints(theta), 1e-11)
         found = f(leader, step_size)
         np.testing.assert_allclose(found, theta.value, atol=error)
+        found = f(jnp.float32(leader), jnp.float32(step_size))
+        np.testing.assert_allclose(found, theta.value, atol=error32)
+
+
+def test_no_move_ends_far_away(x64):
+    """A residual that stays the same says nothing of where it would be 0."""
+    rng = np.random.default_rng(3)
+    x, s = rng.normal(size=(100, 8)), 10 ** rng.uniform(-4, 0, (100, 8))
+    proxes = prox.monotone(), prox.simplex(axis=-1)
+    theta = jax.jit(jax.vmap(prox.intersection(*proxes)))(2 * x, s)
+    for f in proxes:
+        np.testing.assert_allclose(theta, f(theta, s), atol=1e-5)
 
 
 def test_what_is_feasible_stays_and_what_has_no_gradient_gives_way():
