@@ -36,8 +36,8 @@ class _State(NamedTuple):
         move: What is added to z next.
         is_plain: Whether that is the residual, and the next point stays.
         stretch: How many residuals long a plain move is.
-        moves: The last moves, with an axis in front.
-        changes: What they added to the residual.
+        history: The last moves, with an axis in front, and what they added to
+            the residual.
         goes_on: Whether the solution is not yet good enough.
         number: How many residuals there have been.
     """
@@ -47,8 +47,7 @@ class _State(NamedTuple):
     move: Any
     is_plain: jax.Array | bool
     stretch: jax.Array | float
-    moves: Any
-    changes: Any
+    history: Any
     goes_on: jax.Array | bool
     number: jax.Array | int
 
@@ -74,9 +73,9 @@ def iterate(
         change = each(
             lambda new, old: jnp.where(is_first, 0, new - old), r, now.residual
         )
-        moves, changes = each(
+        history = each(
             lambda rows, row: rows.at[now.number % MEMORY].set(row),
-            (now.moves, now.changes),
+            now.history,
             (now.move, change),
         )
 
@@ -90,21 +89,19 @@ def iterate(
 
         is_constant = stays & (norm(change) < CONSTANT * norm(now.residual))
         stretch = jnp.where(is_constant, 2 * now.stretch, 1)
-        move = _anderson(r, moves, changes)
+        move = _anderson(r, *history)
         is_plain = ~stays | is_constant | (dot(r, move) <= 0)
         move = each(lambda r, m: jnp.where(is_plain, stretch * r, m), r, move)
         is_plain &= ~is_constant
         number = now.number + 1
-        return _State(
-            z, r, move, is_plain, stretch, moves, changes, goes_on, number
-        )
+        return _State(z, r, move, is_plain, stretch, history, goes_on, number)
 
     zeros = each(jnp.zeros_like, start)
     none = each(lambda x: jnp.zeros((MEMORY, *x.shape), x.dtype), start)
     return jax.lax.while_loop(
         lambda now: now.goes_on & (now.number < max_steps),
         step,
-        _State(start, zeros, zeros, True, 1.0, none, none, True, 0),
+        _State(start, zeros, zeros, True, 1.0, (none, none), True, 0),
     )
 
 

@@ -26,9 +26,10 @@ def intersection(
     begins with :math:`\theta = \ell - \sum_{k > 1} p_k` and ends where all of
     the proxes return the same point. Anderson's acceleration finds the
     :math:`p_k`. On the doubly stochastic matrices, a simplex with upper bounds
-    and monotone slices in a ball, of 6 to 100 numbers, it took 10 to 90 rounds
-    in most draws of step sizes over two decades, 10 to 260 over four, and at
-    most 420.
+    and monotone slices in a ball, of 6 to 36 numbers, it took 10 to 35 rounds
+    on average of 200 draws of step sizes over two decades and 15 to 100 over
+    four. Some draws over four decades, and more of them in float32, need more
+    than `max_iterations`.
 
     Args:
         *proxes: Functions as those of this module, of convex sets and
