@@ -163,9 +163,7 @@ def spread(
             broadcast, by the leaf's number.
         dtype: The dtype of the arrays.
     """
-    given = dict(
-        zip(_paths.leaf_names(values), jax.tree.leaves(values), strict=True)
-    )
+    given = dict(_paths.named_leaves(values))
     paths = [path for path, _ in leaves.values()]
     keys = {
         path: key
