@@ -195,10 +195,11 @@ def _d(v, num_update, lr_mult, options):
 
 def _transpose(slots, axes):
     """Returns the slots by path, with the axes of each array in this order."""
+    moved = dict(slots)
     for path in slots.keys() & axes.keys():
         transpose = functools.partial(np.transpose, axes=axes[path])
-        slots = {**slots, path: jax.tree.map(transpose, slots[path])}
-    return slots
+        moved[path] = jax.tree.map(transpose, slots[path])
+    return moved
 
 
 def _check_slots(slots, weights, state):

@@ -25,6 +25,7 @@ from optax_ftml._checks import check_prox_function as check_prox_function
 FINITE = (np.isfinite, "finite")
 _AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 _NOT_NAN = (lambda x: x == x, "a number and not NaN")
+# What each argument must be, by its name.
 _RULES: dict[str, tuple] = {
     **dict.fromkeys(("lower", "upper"), (_NOT_NAN,)),
     **dict.fromkeys(("matrix", "normal", "offset", "values"), (FINITE,)),
