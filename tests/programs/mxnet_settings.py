@@ -181,7 +181,7 @@ def _excess(setting, run, ours, theirs):
     float32, which is more where a weight is close to 0), 2e-5 of the
     parameters' size in float32, and 1e-12 of it in float64; but 1e-6 where
     MXNet's fused step rounds a scheduled learning rate to float32. With a
-    master copy it is 2^-12 of the size in float16: a step that more than halves
+    master copy it is 2^-11 of the size in float16: a step that more than halves
     a weight is rounded to float16, as its gradient is.
     """
     assert ours.dtype == theirs.dtype == setting["dtype"]
@@ -192,7 +192,7 @@ def _excess(setting, run, ours, theirs):
         is_scheduled = setting["scheduler"] or options["learning_rate"] is None
         relative = 1e-6 if is_scheduled and run != "step" else 1e-12
     elif setting["dtype"] == "float16" and options["multi_precision"]:
-        relative = 2**-12
+        relative = 2**-11
     allowed = relative * np.max(np.abs(theirs))
     if setting["dtype"] == "float16":
         unit = np.spacing(np.abs(theirs).astype(np.float16))
