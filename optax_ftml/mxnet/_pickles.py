@@ -191,7 +191,8 @@ def _check(data):
             operands = []
             if pickletools.markobject in needed:
                 needed = needed[: needed.index(pickletools.markobject)]
-                operands += iter(stack.pop, pickletools.markobject)
+                while (operand := stack.pop()) is not pickletools.markobject:
+                    operands.append(operand)
             operands += [stack.pop() for _ in needed]
             if name in _SETS and not _KEYS.issuperset(operands[1::2]):
                 raise ValueError("a key must be an integer or text")

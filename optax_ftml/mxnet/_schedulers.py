@@ -21,23 +21,19 @@ from optax_ftml import _checks
 WarmupMode = Literal["linear", "constant"]
 
 
-@dataclasses.dataclass(frozen=True)
 class Scheduler:
-    """The warm-up that the four schedulers share, and the checks.
+    """The warm-up that the four schedulers share, and the checks."""
 
-    Each has `base_lr`, `warmup_steps`, `warmup_begin_lr` and `warmup_mode`, in
-    the order in which MXNet takes its arguments.
-    """
-
-    warmup_final_lr: float | None = dataclasses.field(
-        default=None, kw_only=True, repr=False
-    )
+    base_lr: float
+    warmup_steps: int
+    warmup_begin_lr: float
+    warmup_mode: WarmupMode
+    warmup_final_lr: float | None
 
     def __post_init__(self):
         if self.warmup_final_lr is None:
             object.__setattr__(self, "warmup_final_lr", self.base_lr)
-        # First base_lr, so that an error is not about its copy.
-        for name, value in {"base_lr": self.base_lr, **vars(self)}.items():
+        for name, value in vars(self).items():
             for x in value if isinstance(value, tuple) else [value]:
                 _check(name, x)
         begin, end = self.warmup_begin_lr, self.warmup_final_lr
@@ -47,7 +43,10 @@ class Scheduler:
     def __call__(self, count: jax.typing.ArrayLike) -> jax.Array:
         """Returns the learning rate after `count` updates, of its shape."""
         count = jnp.asarray(count)
-        return self._after_warmup(count, self._decay(count))
+        update = optax.safe_increment(count)
+        return jnp.where(
+            update < self.warmup_steps, self._warmup(update), self._decay(count)
+        )
 
     def with_base_lr(self, learning_rate: float) -> "Scheduler":
         """Returns what MXNet makes of it, given a learning rate as well.
@@ -56,19 +55,21 @@ class Scheduler:
         nor, in `PolyScheduler` and `CosineScheduler`, where the decay starts:
         MXNet has copied these from `base_lr` before.
         """
-        return dataclasses.replace(self, base_lr=learning_rate)  # type: ignore[call-arg]
+        return dataclasses.replace(self, base_lr=learning_rate)  # type: ignore[type-var]
 
-    def _after_warmup(self, count, decayed):
-        update = optax.safe_increment(count)
-        rise = self.warmup_final_lr - self.warmup_begin_lr
+    def _warmup(self, update):
         if self.warmup_mode == "constant":
-            rise = 0
+            return self.warmup_begin_lr
+        rise = self.warmup_final_lr - self.warmup_begin_lr
         fraction = _float(update) / max(self.warmup_steps, 1)
-        warm = self.warmup_begin_lr + rise * fraction
-        return jnp.where(update < self.warmup_steps, warm, decayed)
+        return self.warmup_begin_lr + rise * fraction
 
     def _decay(self, count):
         raise NotImplementedError
+
+
+def _hidden(default):
+    return dataclasses.field(default=default, kw_only=True, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,8 @@ class FactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    count: int = dataclasses.field(default=0, kw_only=True, repr=False)
+    warmup_final_lr: float | None = _hidden(None)
+    count: int = _hidden(0)
 
     def _decay(self, count):
         k = jnp.maximum(count - self.count, 0) // self.step
@@ -160,7 +162,8 @@ class MultiFactorScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
-    cur_step_ind: int = dataclasses.field(default=0, kw_only=True, repr=False)
+    warmup_final_lr: float | None = _hidden(None)
+    cur_step_ind: int = _hidden(0)
 
     def __post_init__(self):
         is_list = isinstance(self.step, list | tuple) and len(self.step) > 0
@@ -215,6 +218,7 @@ class PolyScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
+    warmup_final_lr: float | None = _hidden(None)
 
     def _decay(self, count):
         return _to_end(self, count, lambda left: left**self.pwr)
@@ -256,6 +260,7 @@ class CosineScheduler(Scheduler):
     warmup_steps: int = 0
     warmup_begin_lr: float = 0
     warmup_mode: WarmupMode = "linear"
+    warmup_final_lr: float | None = _hidden(None)
 
     def _decay(self, count):
         # It is (1 + cos(pi (1 - left))) / 2, without the cancellation.

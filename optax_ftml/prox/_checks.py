@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_ftml import _numerics, _paths
+
+# The proxes find all of their checks in this module.
 from optax_ftml._checks import check as check
 from optax_ftml._checks import check_callable as check_callable
 from optax_ftml._checks import check_function_of as check_function_of
@@ -25,7 +27,7 @@ from optax_ftml._checks import check_prox_function as check_prox_function
 FINITE = (np.isfinite, "finite")
 _AT_LEAST_0 = (lambda x: x >= 0, "at least 0")
 _NOT_NAN = (lambda x: x == x, "a number and not NaN")
-# What each argument must be, by its name.
+# Which values an argument may have, by its name.
 _RULES: dict[str, tuple] = {
     **dict.fromkeys(("lower", "upper"), (_NOT_NAN,)),
     **dict.fromkeys(("matrix", "normal", "offset", "values"), (FINITE,)),
@@ -54,7 +56,7 @@ def two_arguments(prox: _Prox) -> _Prox:
 
 
 def check_arguments(**arguments: Any) -> None:
-    """Raises unless each is numbers within the rules for its name."""
+    """Raises unless each is numbers that the rules for its name allow."""
     for name, tree in arguments.items():
         check_numbers(name, tree, *_RULES.get(name, ()))
 

@@ -109,7 +109,8 @@ def _anderson(residual, moves, changes):
     """Returns the move to where a linear residual would be 0.
 
     That is residual - shares @ (moves + changes), with the shares for which
-    shares @ changes is nearest to the residual.
+    shares @ changes is nearest to the residual. Changes that may be rounding
+    have no share.
     """
     products = jax.vmap(jax.vmap(dot, (None, 0)), (0, None))(changes, changes)
     sizes = jnp.sqrt(jnp.diagonal(products))

@@ -156,8 +156,9 @@ def by_slice(
             arrive as NumPy arrays, so that it can check them under jit.
         axis: The axes of the slices; None for all leaves together, or a mapping
             from patterns of paths to the axes of these leaves.
-        slice_numbers: Arguments with one number per slice, by name.
-        numbers: Arguments with a number per parameter, by name.
+        slice_numbers: Arguments with one number per slice, by name. The rules
+            for these names are in `_checks`.
+        numbers: Arguments with a number per parameter, likewise.
         is_complex: Whether complex leaders have a meaning. Then it is their
             moduli that are solved for, and each keeps its phase.
     """
