@@ -95,6 +95,7 @@ def check_axis(axis: Any) -> None:
     for key, value in axis.items() if is_mapping else [("", axis)]:
         axes = value if isinstance(value, tuple) else (value,)
         is_right = isinstance(key, str) and all(map(_is_integer, axes))
+        is_right &= is_mapping or axes != ()
         is_right |= axis is None
         check(is_right, "axis", right, repr(axis), TypeError)
         is_right = len(set(axes)) == len(axes)

@@ -293,4 +293,4 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
 
         return slices.map(nearest, slices.x)
 
-    return _slices.by_slice("levels", solve, ())
+    return _slices.by_slice("levels", solve, _slices.EACH)

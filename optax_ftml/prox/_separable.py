@@ -41,7 +41,9 @@ def box(lower: Any, upper: Any) -> _numerics.Prox:
     def solve(slices, lower, upper):
         return slices.map(jnp.clip, slices.x, lower, upper)
 
-    return _slices.by_slice("box", solve, (), {"lower": lower, "upper": upper})
+    return _slices.by_slice(
+        "box", solve, _slices.EACH, {"lower": lower, "upper": upper}
+    )
 
 
 def non_negative() -> _numerics.Prox:
@@ -106,7 +108,7 @@ def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
 
     numbers = {"strength": strength}
     return _slices.by_slice(
-        "l1", solve, (), numbers, is_complex=not non_negative
+        "l1", solve, _slices.EACH, numbers, is_complex=not non_negative
     )
 
 
@@ -148,7 +150,11 @@ def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
         return slices.map(shrink, slices.x, s, l1, l2)
 
     return _slices.by_slice(
-        "elastic_net", solve, (), {"l1": l1, "l2": l2}, is_complex=True
+        "elastic_net",
+        solve,
+        _slices.EACH,
+        {"l1": l1, "l2": l2},
+        is_complex=True,
     )
 
 

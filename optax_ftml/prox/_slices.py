@@ -19,6 +19,8 @@ from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
 
+EACH = object()  # an axis for by_slice: each number is a slice of its own
+
 
 class Slices:
     """The leaves that slices are of, with sums over each slice.
@@ -154,8 +156,9 @@ def by_slice(
             each of `slice_numbers` and of a list of arrays for each of
             `numbers`. It returns a list like the leaders. Concrete arguments
             arrive as NumPy arrays, so that it can check them under jit.
-        axis: The axes of the slices; None for all leaves together, or a mapping
-            from patterns of paths to the axes of these leaves.
+        axis: The axes of the slices; None for all leaves together, EACH for
+            none, or a mapping from patterns of paths to the axes of these
+            leaves.
         slice_numbers: Arguments with one number per slice, by name. The rules
             for these names are in `_checks`.
         numbers: Arguments with a number per parameter, likewise.
@@ -163,7 +166,10 @@ def by_slice(
             moduli that are solved for, and each keeps its phase.
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
-    _checks.check_axis(axis)
+    if axis is EACH:
+        axis = ()
+    else:
+        _checks.check_axis(axis)
     _checks.check_arguments(**slice_numbers, **numbers)
     is_joint = axis is None or isinstance(axis, Mapping)
     for key, value in slice_numbers.items():

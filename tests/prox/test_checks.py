@@ -24,7 +24,7 @@ WRONG = {
     **dict.fromkeys(["k", "n", "m"], INTEGER),
     "radius": [*NUMBER, (-1.0, ValueError)],
     "normal": [*FINITE, (np.zeros(3), ValueError)],
-    "axis": [(x, TypeError) for x in ("0", {1: 0}, {"a": "0"})],
+    "axis": [(x, TypeError) for x in ("0", (), {1: 0}, {"a": "0"})],
     "f": [(f, TypeError) for f in (3, lambda x: x, lambda x, scale=1: x)],
     "tolerance": [(0.0, ValueError), ("1", TypeError)],
     "max_iterations": [(0, ValueError), (1.5, TypeError)],
