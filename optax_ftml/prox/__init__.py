@@ -52,18 +52,18 @@ from optax_ftml.prox._by_path import by_path
 from optax_ftml.prox._in_metric import in_metric
 from optax_ftml.prox._intersection import intersection
 from optax_ftml.prox._not_convex import l2_sphere, levels, n_of_m, top_k
-from optax_ftml.prox._ordered import monotone
-from optax_ftml.prox._separable import box, elastic_net, l1, non_negative
+from optax_ftml.prox._ordered import monotone, total_variation
+from optax_ftml.prox._penalties import elastic_net, group_lasso, l1
 from optax_ftml.prox._sets import (
+    box,
     box_section,
     halfspace,
     hyperplane,
     l1_ball,
     l2_ball,
+    non_negative,
     simplex,
 )
-from optax_ftml.prox._structured import group_lasso
-from optax_ftml.prox._total_variation import total_variation
 
 __all__ = [
     "affine_set",

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _slices
@@ -46,31 +45,21 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
         >>> print(f(jnp.array([3.0, 0.0, 0.0]), jnp.ones(3)).round(4))
         [ 1. -1.  1.]
     """
-    _checks.check_arguments(matrix=matrix, offset=offset)
-    got, right = np.shape(matrix), "of shape (equations, size of a slice)"
-    _checks.check(len(got) == 2, "matrix", right, f"shape {got}")
-    rows, got = got[0], np.shape(offset)
-    right = f"a number or of shape ({rows},)"
-    _checks.check(got in ((), (rows,)), "offset", right, f"shape {got}")
-    if _checks.is_known(matrix, offset):
-        matrix, offset = _independent(matrix, np.broadcast_to(offset, rows))
+    matrix, offset = _checks.equations(matrix, offset)
 
     def solve(slices):
         (x,), (s,) = slices.x, slices.relative_step_sizes()
-        columns, size = np.shape(matrix)[1], x.shape[-1]
-        right = "of as many columns as leaves have numbers along the last axis"
-        got = f"{columns} for a leaf of shape {x.shape}"
-        _checks.check(columns == size, "matrix", right, got)
-        a = jnp.asarray(matrix, x.dtype)
-        b = jnp.broadcast_to(jnp.asarray(offset, x.dtype), a.shape[:1])
+        _checks.check_columns(matrix, x.shape)
+        a, b = jnp.asarray(matrix, x.dtype), jnp.asarray(offset, x.dtype)
 
+        @jax.default_matmul_precision("highest")
         def project(x, s):
             points = x
             for _ in range(2):  # The solution, and what its rounding has left.
                 points = _projected(points, s, a, b)
             # Residuals of the given equations, and their rounding.
-            residual = jnp.abs(_product(a, x) - b)
-            size = _product(jnp.abs(a), jnp.abs(x))
+            residual = jnp.abs(a @ x - b)
+            size = jnp.abs(a) @ jnp.abs(x)
             is_inside = jnp.all(residual <= slices.rounding * size)
             # The leader, bit for bit, with the projection's derivative.
             fixed_x, fixed_points = jax.lax.stop_gradient((x, points))
@@ -82,34 +71,15 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     return _slices.by_slice("affine_set", solve, -1)
 
 
-def _independent(matrix, offset):
-    """Returns equations with the same solutions and orthonormal rows."""
-    matrix, offset = (np.asarray(x, np.float64) for x in (matrix, offset))
-    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-    used = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
-    _checks.check(np.any(used), "matrix", "other than 0", matrix)
-    sides = (left.T @ offset)[used] / sizes[used]
-    rest = matrix @ (right[used].T @ sides) - offset
-    is_solved = np.abs(rest) <= 1e-6 * np.max(np.abs(offset))
-    wanted = "a matrix of equations that have a solution"
-    got = f"{matrix} with offset {offset}"
-    _checks.check(np.all(is_solved), "matrix", wanted, got)
-    return right[used], sides
-
-
-def _product(matrix, x):
-    return jnp.matmul(matrix, x, precision="highest")
-
-
 def _projected(x, s, rows, offset):
     """Projects a slice along one row after the other, made orthogonal."""
-    excess = _product(rows, x) - offset
+    excess = rows @ x - offset
 
     def step(i, carry):
         x, rows, excess = carry
         direction = s * rows[i]
         length = jnp.sum(direction * rows[i])
-        overlaps = _product(rows, direction) / length
+        overlaps = rows @ direction / length
         overlaps = jnp.where(jnp.arange(len(rows)) > i, overlaps, 0)
         return (
             x - excess[i] / length * direction,

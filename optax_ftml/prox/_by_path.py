@@ -56,14 +56,8 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
         >>> print(after["dense"]["kernel"], after["dense"]["bias"])
         [-0.5 -0.5] [0.]
     """
-    right = "a mapping from parameter paths to proxes"
-    is_right = isinstance(proxes, Mapping)
-    _checks.check(is_right, "proxes", right, repr(proxes), TypeError)
+    _checks.check_proxes(proxes)
     proxes = dict(proxes)
-    for key, prox in proxes.items():
-        is_right = isinstance(key, str)
-        _checks.check(is_right, "proxes", right, repr(proxes), TypeError)
-        _checks.check_callable(f"proxes[{key!r}]", prox)
 
     @_checks.two_arguments
     def f(leader, step_size):
@@ -76,11 +70,8 @@ def by_path(proxes: Mapping[str, _numerics.Prox]) -> _numerics.Prox:
         parts, structure = jax.tree_util.tree_flatten_with_path(
             leader, is_leaf=is_subtree, is_leaf_takes_path=True
         )
-        for outer in subtrees & {_paths.spell(p) for p, _ in parts}:
-            inner = [key for key in proxes if key.startswith(f"{outer}/")]
-            right = "a mapping with keys that are not within others"
-            got = f"{inner}, within {outer!r}"
-            _checks.check(not inner, "proxes", right, got)
+        found = subtrees & {_paths.spell(path) for path, _ in parts}
+        _checks.check_apart(found, proxes)
         keys = _paths.patterns_of(
             "proxes", proxes, structure.unflatten(range(len(parts)))
         )

@@ -7,7 +7,7 @@ fits the parameters, where the prox first meets them.
 import functools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -59,6 +59,23 @@ def check_arguments(**arguments: Any) -> None:
     """Raises unless each is numbers that the rules for its name allow."""
     for name, tree in arguments.items():
         check_numbers(name, tree, *_RULES.get(name, ()))
+    if "lower" in arguments:
+        _check_bounds(arguments["lower"], arguments["upper"])
+    if "normal" in arguments:
+        leaves = jax.tree.leaves(arguments["normal"])
+        is_right = not is_known(*leaves) or any(map(np.any, leaves))
+        check(is_right, "normal", "other than 0 in each slice", leaves)
+
+
+def _check_bounds(lower, upper):
+    lows, highs = jax.tree.leaves(lower), jax.tree.leaves(upper)
+    lows *= len(highs) if len(lows) == 1 else 1
+    highs *= len(lows) if len(highs) == 1 else 1
+    right = "of the tree structure of upper, unless one is a single array"
+    check(len(lows) == len(highs), "lower", right, (lower, upper))
+    for low, high in zip(lows, highs, strict=True):
+        is_right = not is_known(low, high) or np.all(np.less_equal(low, high))
+        check(is_right, "lower", "at most upper", (low, high))
 
 
 def check_numbers(name: str, tree: Any, *rules: tuple[Callable, str]) -> None:
@@ -83,6 +100,13 @@ def is_number(x: Any) -> bool:
 def is_known(*arrays: Any) -> bool:
     """Whether no array is one that JAX is tracing."""
     return not any(isinstance(x, jax.core.Tracer) for x in arrays)
+
+
+def check_single(**arguments: Any) -> None:
+    """Raises unless each is a single number or array."""
+    right = "a single array, since a slice has several leaves"
+    for name, tree in arguments.items():
+        check(len(jax.tree.leaves(tree)) == 1, name, right, tree)
 
 
 def check_axis(axis: Any) -> None:
@@ -142,6 +166,45 @@ def leaves_of(
     return _paths.leaf_names(leader), x, steps
 
 
+def axes_by_leaf(
+    name: str, axis: Any, leader: Any, paths: list[str], x: list[jax.Array]
+) -> dict[int, tuple[int, ...]]:
+    """Returns the axes, below 0, of each leaf that has slices, by its number.
+
+    Args:
+        name: What the prox is called in an error.
+        axis: None, axes, or a mapping from patterns to axes.
+        leader: The tree of the leaves.
+        paths: Their paths.
+        x: The leaves.
+    """
+    axis_of = dict.fromkeys(range(len(x)), axis)
+    is_mapping = isinstance(axis, Mapping)
+    if is_mapping:
+        keys = _paths.patterns_of("axis", axis, leader)
+        axis_of = {i: axis[k] for i, k in enumerate(keys) if k is not None}
+    axes, left = {}, {}
+    for i, axis_ in axis_of.items():
+        at, shape, ndim = _paths.at(paths[i]), x[i].shape, x[i].ndim
+        given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
+        axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
+        is_right = all(-ndim <= a < ndim for a in given)
+        is_right &= len(axes[i]) == len(given)
+        got = f"{axis_} for {at} of shape {shape}"
+        check(is_right, f"{name}'s axis", "axes of every leaf", got)
+        left[at] = without(shape, axes[i])
+    is_right = not is_mapping or len(set(left.values())) <= 1
+    right = "axes that leave the same shape of every leaf"
+    got = ", ".join(f"{shape} for {at}" for at, shape in left.items())
+    check(is_right, f"{name}'s axis", right, got)
+    return axes
+
+
+def without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of what is left when these axes are summed."""
+    return tuple(np.delete(shape, axes).tolist())
+
+
 def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
     """Returns the leaves as a tree with the leader's dtypes."""
     return jax.tree.map(
@@ -152,40 +215,52 @@ def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
 
 
 def spread(
-    name: str,
-    values: Any,
-    leaves: Mapping[int, tuple[str, tuple]],
+    arguments: Mapping[str, Any],
+    shapes: Mapping[int, tuple[int, ...]],
+    paths: Sequence[str],
     dtype: np.dtype,
-) -> dict[int, Any]:
-    """Returns an argument's array for each leaf, in its rank.
+) -> list[dict[int, Any]]:
+    """Returns each argument's array for each leaf, in its rank.
 
     Args:
-        name: What the argument is called in an error.
-        values: A number, an array, or a tree of these with the paths of the
-            leaves or the beginnings of these paths.
-        leaves: The path of each leaf and the shape to which its value must
-            broadcast, by the leaf's number.
+        arguments: Numbers, arrays, or trees of these with the paths of the
+            leaves or the beginnings of these paths, by the argument's name.
+        shapes: The shape to which a leaf's value must broadcast, by the leaf's
+            number.
+        paths: The paths of all leaves.
         dtype: The dtype of the arrays.
     """
-    given = dict(_paths.named_leaves(values))
-    paths = [path for path, _ in leaves.values()]
+    found = {i: paths[i] for i in shapes}
+    return [
+        {
+            i: _shaped(name, x, found[i], shapes[i]).astype(dtype)
+            for i, x in _by_leaf(name, tree, found).items()
+        }
+        for name, tree in arguments.items()
+    ]
+
+
+def _by_leaf(name, tree, paths):
+    """Returns what a tree of arrays holds for each leaf, by its number."""
+    given = dict(_paths.named_leaves(tree))
     keys = {
-        path: key
-        for path in paths
+        i: key
+        for i, path in paths.items()
         for key in given
         if key in ("", path) or path.startswith(key + "/")
     }
-    wrong = [f"missing {x or 'an array'}" for x in paths if x not in keys]
+    wrong = [
+        f"missing {path or 'an array'}"
+        for i, path in paths.items()
+        if i not in keys
+    ]
     wrong += [f"unexpected {x}" for x in sorted(given.keys() - keys.values())]
     right = "a number, an array or a tree with the parameters' keys"
-    if isinstance(values, list | tuple):
-        kind = type(values).__name__
+    if isinstance(tree, list | tuple):
+        kind = type(tree).__name__
         right += f" (a {kind} is a tree; jnp.array makes it an array)"
     check(not (wrong and paths), name, right, ", ".join(wrong[:5]))
-    return {
-        i: _shaped(name, given[keys[path]], path, shape).astype(dtype)
-        for i, (path, shape) in leaves.items()
-    }
+    return {i: given[key] for i, key in keys.items()}
 
 
 def _shaped(name, value, path, shape):
@@ -199,14 +274,6 @@ def _shaped(name, value, path, shape):
     check(is_right, name, right, f"shape {value.shape}")
     # Broadcasting is left to XLA, which stores nothing as large as the leaf.
     return value.reshape(padded)
-
-
-def check_normal(normal: Any) -> None:
-    """Raises unless it is finite numbers and, as far as known, not all 0."""
-    check_arguments(normal=normal)
-    leaves = jax.tree.leaves(normal)
-    is_right = not is_known(*leaves) or any(map(np.any, leaves))
-    check(is_right, "normal", "other than 0 in each slice", normal)
 
 
 def check_not_0(slices: Any, normal: Sequence[Any]) -> None:
@@ -260,17 +327,59 @@ def _least_product(normal, lower, upper):
     return normal * np.where(normal > 0, lower, np.where(normal < 0, upper, 0))
 
 
-def check_bounds(lower: Any, upper: Any) -> None:
-    """Raises unless both are numbers and, as far as known, in order."""
-    check_arguments(lower=lower, upper=upper)
-    lows, highs = jax.tree.leaves(lower), jax.tree.leaves(upper)
-    lows *= len(highs) if len(lows) == 1 else 1
-    highs *= len(lows) if len(highs) == 1 else 1
-    right = "of the tree structure of upper, unless one is a single array"
-    check(len(lows) == len(highs), "lower", right, (lower, upper))
-    for low, high in zip(lows, highs, strict=True):
-        is_right = not is_known(low, high) or np.all(np.less_equal(low, high))
-        check(is_right, "lower", "at most upper", (low, high))
+def equations(matrix: Any, offset: Any) -> tuple[Any, Any]:
+    """Returns equations with the same solutions, or says what is wrong.
+
+    Their rows are orthonormal where they are known.
+    """
+    check_arguments(matrix=matrix, offset=offset)
+    got, right = np.shape(matrix), "of shape (equations, size of a slice)"
+    check(len(got) == 2, "matrix", right, f"shape {got}")
+    rows, got = got[0], np.shape(offset)
+    right = f"a number or of shape ({rows},)"
+    check(got in ((), (rows,)), "offset", right, f"shape {got}")
+    if not is_known(matrix, offset):
+        return matrix, jnp.broadcast_to(offset, rows)
+    return _independent(matrix, np.broadcast_to(offset, rows))
+
+
+def _independent(matrix, offset):
+    matrix, offset = (np.asarray(x, np.float64) for x in (matrix, offset))
+    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+    used = sizes > 1e-10 * max(np.max(sizes, initial=0), np.finfo(float).tiny)
+    check(np.any(used), "matrix", "other than 0", matrix)
+    sides = (left.T @ offset)[used] / sizes[used]
+    rest = matrix @ (right[used].T @ sides) - offset
+    is_solved = np.abs(rest) <= 1e-6 * np.max(np.abs(offset))
+    wanted = "a matrix of equations that have a solution"
+    got = f"{matrix} with offset {offset}"
+    check(np.all(is_solved), "matrix", wanted, got)
+    return right[used], sides
+
+
+def check_columns(matrix: Any, shape: tuple[int, ...]) -> None:
+    """Raises unless there is a column for each number along the last axis."""
+    right = "of as many columns as leaves have numbers along the last axis"
+    got = f"{np.shape(matrix)[1]} for a leaf of shape {shape}"
+    check(np.shape(matrix)[1] == shape[-1], "matrix", right, got)
+
+
+def check_proxes(proxes: Any) -> None:
+    """Raises unless it is a mapping from strings to functions."""
+    is_right = isinstance(proxes, Mapping)
+    is_right = is_right and all(isinstance(key, str) for key in proxes)
+    right = "a mapping from parameter paths to proxes"
+    check(is_right, "proxes", right, repr(proxes), TypeError)
+    for key, prox in proxes.items():
+        check_callable(f"proxes[{key!r}]", prox)
+
+
+def check_apart(subtrees: Iterable[str], keys: Iterable[str]) -> None:
+    """Raises if a key is the path of what is within one of the subtrees."""
+    for outer in subtrees:
+        inner = [key for key in keys if key.startswith(f"{outer}/")]
+        right = "a mapping with keys that are not within others"
+        check(not inner, "proxes", right, f"{inner}, within {outer!r}")
 
 
 def check_iteration(tolerance: Any, max_iterations: Any) -> None:

@@ -67,12 +67,6 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def start(x, s, rest, radius):
         return (jnp.abs(x) * _search.reciprocal(radius) - rest) / s
 
-    def equal_parts(is_zero, x, rest, radius):
-        # Tiny and equal they grow alike, to what the norm lacks.
-        tiny = radius / _numerics.bound(radius.dtype)
-        is_free = is_zero & (rest == 0)
-        return jnp.where(is_free, tiny, x), jnp.where(is_free, 0, rest)
-
     def solve(slices, radius):
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
@@ -83,8 +77,13 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
         is_zero = slices.all(
             slices.map(lambda x, rest: (x == 0) | (rest > 0), slices.x, rest)
         )
-        pairs = slices.map(equal_parts, is_zero, slices.x, rest, radius)
-        x, rest = map(list, zip(*pairs, strict=True))
+        is_free = slices.map(
+            lambda is_zero, rest: is_zero & (rest == 0), is_zero, rest
+        )
+        # Tiny and equal they grow alike, to what the norm lacks.
+        tiny = radius / _numerics.bound(radius.dtype)
+        x = slices.map(jnp.where, is_free, tiny, slices.x)
+        rest = slices.map(jnp.where, is_free, 0.0, rest)
         given = x, s, rest, radius
         nu = _search.multiplier(slices, square, *given, start=start, steps=14)
         points = slices.map(theta, nu, *given)
@@ -131,28 +130,17 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     """
     _checks.check_integer("k", k, 0)
 
+    def among_equals(cost, edge, place):
+        above = jnp.iinfo(place.dtype).max
+        return jnp.where(cost < edge, -1, jnp.where(cost == edge, place, above))
+
     def solve(slices):
         cost = slices.map(_cost, slices.x, slices.relative_step_sizes())
         room = jnp.full(slices.shape, min(int(k), slices.size), int)
         edge = _edge(slices, cost, room)
-        ties = slices.map(
-            lambda edge, c, place: jnp.where(c == edge, place, -1),
-            edge,
-            cost,
-            _places(slices),
-        )
-        above = slices.sum(slices.map(jnp.greater, cost, edge))
-        last = _edge(slices, ties, room - above)
-        return slices.map(
-            lambda edge, last, x, c, tie: jnp.where(
-                (c < edge) | ((c == edge) & (tie < last)), 0, x
-            ),
-            edge,
-            last,
-            slices.x,
-            cost,
-            ties,
-        )
+        rank = slices.map(among_equals, cost, edge, _places(slices))
+        is_out = slices.map(jnp.less, rank, _edge(slices, rank, room))
+        return slices.map(jnp.where, is_out, 0.0, slices.x)
 
     return _slices.by_slice("top_k", solve, axis, is_complex=True)
 
@@ -280,17 +268,16 @@ def levels(values: Sequence[float]) -> _numerics.Prox:
     """
     _checks.check_arguments(values=values)
     known = np.sort(np.hstack([np.ravel(v) for v in jax.tree.leaves(values)]))
-    right = "at least one level"
-    _checks.check(known.size, "values", right, values)
+    _checks.check(known.size, "values", "at least one level", values)
+
+    def nearest(x):
+        steps = known.astype(x.dtype)
+        theta = jnp.where(jnp.isnan(x), x, steps[0])
+        for low, high in itertools.pairwise(steps):
+            theta = jnp.where(x - low > high - x, high, theta)
+        return theta
 
     def solve(slices):
-        def nearest(x):
-            steps = known.astype(x.dtype)
-            result = jnp.full_like(x, steps[0])
-            for low, high in itertools.pairwise(steps):
-                result = jnp.where(x - low > high - x, high, result)
-            return jnp.where(jnp.isnan(x), x, result)
-
         return slices.map(nearest, slices.x)
 
     return _slices.by_slice("levels", solve, _slices.EACH)

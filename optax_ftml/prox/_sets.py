@@ -1,4 +1,4 @@
-"""Projections in the metric onto sets with one equation per slice.
+"""Projections in the metric onto bounds and sets with one equation per slice.
 
 What has had no gradient yet moves first, with a step size of 1e8 of the largest
 of the others in its slice.
@@ -12,6 +12,63 @@ import numpy as np
 
 from optax_ftml import _numerics
 from optax_ftml.prox import _checks, _search, _slices
+
+
+def box(lower: Any, upper: Any) -> _numerics.Prox:
+    r"""Projects onto :math:`\text{lower} \le \theta \le \text{upper}`.
+
+    .. math::
+        \theta = \operatorname{clip}(\ell,\ \text{lower},\ \text{upper})
+
+    Args:
+        lower: Lower bounds; -inf for none.
+        upper: Upper bounds; inf for none. Bounds are rounded to the parameters'
+            dtype.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        ValueError: A lower bound above its upper bound, or a NaN; from the
+            prox, one of a wrong shape or structure.
+        TypeError: A bound that is not a number; from the prox, complex leaves.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.box(-1.0, 1.0)
+        >>> print(f(jnp.array([-3.0, 0.5, 2.0]), jnp.ones(3)))
+        [-1.   0.5  1. ]
+    """
+
+    def solve(slices, lower, upper):
+        return slices.map(jnp.clip, slices.x, lower, upper)
+
+    return _slices.by_slice(
+        "box", solve, _slices.EACH, {"lower": lower, "upper": upper}
+    )
+
+
+def non_negative() -> _numerics.Prox:
+    r"""Projects onto :math:`\theta \ge 0`.
+
+    .. math::
+        \theta = \max(\ell, 0)
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        TypeError: From the prox, complex leaves.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.non_negative()
+        >>> print(f(jnp.array([-3.0, 0.5]), jnp.ones(2)))
+        [0.  0.5]
+    """
+    return box(0.0, jnp.inf)
 
 
 def simplex(
@@ -241,8 +298,6 @@ def halfspace(normal: Any, offset: Any, *, axis: Any = None) -> _numerics.Prox:
 
 
 def _flat(name, normal, offset, axis, at_most):
-    _checks.check_normal(normal)
-
     def solve(slices, offset, normal):
         _checks.check_not_0(slices, normal)
         return _section(
@@ -304,8 +359,6 @@ def box_section(
         <https://doi.org/10.1007/s12532-014-0066-y>`_, Mathematical
         Programming Computation 6, 2014
     """
-    _checks.check_bounds(lower, upper)
-    _checks.check_normal(normal)
     _checks.check_flag("at_most", at_most)
 
     def solve(slices, offset, lower, upper, normal):

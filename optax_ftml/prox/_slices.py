@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_ftml import _numerics, _paths
+from optax_ftml import _numerics
 from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
 
-EACH = object()  # an axis for by_slice: each number is a slice of its own
+EACH: list = []  # an axis for by_slice: each number is a slice of its own
 
 
 class Slices:
@@ -38,7 +38,7 @@ class Slices:
 
     def __init__(self, x: Arrays, s: Arrays, axes: Sequence[tuple[int, ...]]):
         self.x, self.s, self.axes = x, s, axes
-        self.shape = _without(x[0].shape, axes[0])
+        self.shape = _checks.without(x[0].shape, axes[0])
         self.dtype = s[0].dtype
         self.size = sum(leaf.size for leaf in x) // math.prod(self.shape)
 
@@ -129,9 +129,7 @@ class Slices:
     def penalty_step_sizes(self) -> Arrays:
         """The step sizes, 0 in slices where there has been no gradient yet."""
         has_none = self.all([is_unresisted(s) for s in self.s])
-        return self.map(
-            lambda has_none, s: jnp.where(has_none, 0, s), has_none, self.s
-        )
+        return self.map(jnp.where, has_none, 0.0, self.s)
 
 
 def is_unresisted(step_size: jax.Array) -> jax.Array:
@@ -166,16 +164,12 @@ def by_slice(
             moduli that are solved for, and each keeps its phase.
     """
     slice_numbers, numbers = slice_numbers or {}, numbers or {}
-    if axis is EACH:
-        axis = ()
-    else:
+    if axis is not EACH:
         _checks.check_axis(axis)
     _checks.check_arguments(**slice_numbers, **numbers)
     is_joint = axis is None or isinstance(axis, Mapping)
-    for key, value in slice_numbers.items():
-        is_right = not is_joint or len(jax.tree.leaves(value)) == 1
-        right = "a single array, since a slice has several leaves"
-        _checks.check(is_right, key, right, value)
+    if is_joint:
+        _checks.check_single(**slice_numbers)
 
     @_checks.two_arguments
     # Jitted, so that what is infinite on the way alarms no one outside of jit.
@@ -188,23 +182,16 @@ def by_slice(
             return leader
         x = [jnp.abs(a) if jnp.iscomplexobj(a) else a for a in theta]
         dtype = x[0].dtype
-        axes = _axes_by_leaf(name, axis, leader, paths, x)
+        axes = _checks.axes_by_leaf(name, axis, leader, paths, x)
 
-        def spread(arguments, shape_of):
-            leaves = {
-                i: (paths[i], shape_of(x[i].shape, axes[i])) for i in axes
-            }
-            return [
-                _checks.spread(key, value, leaves, dtype)
-                for key, value in arguments.items()
-            ]
-
-        per_slice = spread(slice_numbers, _without if is_joint else _with_1)
-        per_number = spread(numbers, lambda shape, _: shape)
-        for group in [list(axes)] if is_joint else [[i] for i in axes]:
-            group = [i for i in group if x[i].size]
-            if not group:
-                continue
+        left = _checks.without if is_joint else _with_1
+        shapes = {i: left(x[i].shape, axes[i]) for i in axes}
+        per_slice = _checks.spread(slice_numbers, shapes, paths, dtype)
+        shapes = {i: x[i].shape for i in axes}
+        per_number = _checks.spread(numbers, shapes, paths, dtype)
+        filled = [i for i in axes if x[i].size]
+        groups = [filled] if is_joint else [[i] for i in filled]
+        for group in filter(None, groups):
             first = group[0]
             squeezed = () if is_joint else axes[first]
             slices = Slices(*([a[i] for i in group] for a in (x, s, axes)))
@@ -228,38 +215,6 @@ def _with_modulus(x, modulus, new):
     length = jnp.where(modulus > 0, modulus, 1).astype(x.dtype)
     phase = jnp.where(modulus > 0, x / length, 1)
     return jnp.where(new == modulus, x, new.astype(x.dtype) * phase)
-
-
-def _axes_by_leaf(name, axis, leader, paths, x):
-    """Returns the axes, below 0, of each leaf that has slices, by number."""
-    axis_of = dict.fromkeys(range(len(x)), axis)
-    if isinstance(axis, Mapping):
-        keys = _paths.patterns_of("axis", axis, leader)
-        axis_of = {i: axis[k] for i, k in enumerate(keys) if k is not None}
-    axes, left = {}, {}
-    for i, axis_ in axis_of.items():
-        at, shape, ndim = _paths.at(paths[i]), x[i].shape, x[i].ndim
-        given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
-        axes[i] = tuple(sorted({a % ndim - ndim for a in given if ndim}))
-        _checks.check(
-            all(-ndim <= a < ndim for a in given)
-            and len(axes[i]) == len(given),
-            f"{name}'s axis",
-            "axes of every leaf",
-            f"{axis_} for {at} of shape {shape}",
-        )
-        left[at] = _without(shape, axes[i])
-    _checks.check(
-        not isinstance(axis, Mapping) or len(set(left.values())) <= 1,
-        f"{name}'s axis",
-        "axes that leave the same shape of every leaf",
-        ", ".join(f"{shape} for {at}" for at, shape in left.items()),
-    )
-    return axes
-
-
-def _without(shape, axes):
-    return tuple(np.delete(shape, axes).tolist())
 
 
 def _with_1(shape, axes):

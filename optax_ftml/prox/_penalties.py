@@ -1,11 +1,103 @@
-"""Penalties that make whole slices 0."""
+"""Penalties: L1, elastic net, and the group lasso, which is for slices."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 
 from optax_ftml import _numerics
-from optax_ftml.prox import _checks, _search, _separable, _slices
+from optax_ftml.prox import _checks, _search, _slices
+
+
+def l1(strength: Any, *, non_negative: bool = False) -> _numerics.Prox:
+    r"""Soft-thresholds, for :math:`R(\theta) = \text{strength} \|\theta\|_1`.
+
+    .. math::
+        \theta = \operatorname{sign}(\ell) \max(|\ell| - \text{strength}\, s, 0)
+
+    Parameters that have had no gradient yet stay as they are.
+
+    Args:
+        strength: At least 0, in units of the loss per unit of the parameter.
+        non_negative: Whether the parameters must be at least 0 as well; then
+            :math:`\theta = \max(\ell - \text{strength}\, s, 0)`.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        ValueError: A strength below 0, infinite or NaN; from the prox, one of a
+            wrong shape or structure.
+        TypeError: A strength that is not a number, a ``non_negative`` that is
+            not a bool; from the prox, complex leaves if they are to be at
+            least 0.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.l1(2.0)
+        >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
+        [-2.  0.]
+    """
+    _checks.check_flag("non_negative", non_negative)
+
+    shrink = functools.partial(_soft_threshold, non_negative=non_negative)
+    return _elementwise(
+        "l1", shrink, {"strength": strength}, is_complex=not non_negative
+    )
+
+
+def elastic_net(l1: Any, l2: Any) -> _numerics.Prox:
+    r"""Soft-thresholds and shrinks, for L1 and L2 penalties together.
+
+    .. math::
+        R(\theta) &= l_1 \|\theta\|_1 + \tfrac{1}{2} l_2 \|\theta\|_2^2 \\
+        \theta &= \operatorname{sign}(\ell) \max(|\ell| - l_1 s, 0)
+            / (1 + l_2 s)
+
+    Parameters that have had no gradient yet stay as they are.
+
+    Args:
+        l1: At least 0, in units of the loss per unit of the parameter.
+        l2: At least 0, in units of the loss per squared unit of the parameter.
+
+    Returns:
+        A ``prox`` for :func:`optax_ftml.ftml`.
+
+    Raises:
+        ValueError: A strength below 0, infinite or NaN; from the prox, one of a
+            wrong shape or structure.
+        TypeError: A strength that is not a number.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax_ftml
+        >>> f = optax_ftml.prox.elastic_net(2.0, 2.0)
+        >>> print(f(jnp.array([-3.0, 0.5]), jnp.array([0.5, 0.5])))
+        [-1.  0.]
+    """
+
+    def shrink(x, s, l1, l2):
+        return _soft_threshold(x, s, l1) / (1 + l2 * s)
+
+    return _elementwise("elastic_net", shrink, {"l1": l1, "l2": l2})
+
+
+def _elementwise(name, shrink, strengths, *, is_complex=True):
+    def solve(slices, *strengths):
+        s = slices.penalty_step_sizes()
+        return slices.map(shrink, slices.x, s, *strengths)
+
+    return _slices.by_slice(
+        name, solve, _slices.EACH, strengths, is_complex=is_complex
+    )
+
+
+def _soft_threshold(x, s, strength, non_negative=False):
+    if non_negative:
+        return jnp.maximum(x - strength * s, 0)
+    # A strength of 0 leaves every bit as it is.
+    return x - jnp.clip(x, -strength * s, strength * s)
 
 
 def group_lasso(
@@ -75,7 +167,7 @@ def group_lasso(
         return jnp.abs(x) - strength * s
 
     def member(strength, x, s, l1):
-        x = _separable.soft_threshold(x, s, l1, non_negative)
+        x = _soft_threshold(x, s, l1, non_negative)
         # Of a group that has had a gradient, what has had none is 0 at once.
         return jnp.where(_slices.is_unresisted(s) & (strength > 0), 0, x)
 
