@@ -145,6 +145,13 @@ def norm(a: Any) -> jax.Array:
     return jnp.sqrt(dot(a, a))
 
 
+def beyond_rounding(residual: jax.Array, *numbers: jax.Array) -> jax.Array:
+    """Returns how much of it is not the rounding of these numbers."""
+    size = functools.reduce(jnp.maximum, map(jnp.abs, numbers))
+    rounding = 4 * jnp.finfo(size.dtype).eps * size
+    return jnp.maximum(jnp.abs(residual) - rounding, 0)
+
+
 def root(
     residual: Callable, solve: Callable, start: Any, tolerance: float
 ) -> tuple[Any, Any]:
@@ -182,64 +189,60 @@ class Problem:
     """A leader and its step sizes as lists of real arrays, without units.
 
     Attributes:
-        x: The leader over its length, in one dtype of at least float32. Complex
+        x: The leader over `unit`, in one dtype of at least float32. Complex
             numbers are two.
         s: The relative step sizes. Those below rounding of the largest are
             raised to it. Where there has been no gradient yet the step size is
             that of the others many times, and these go first. (All are 1 where
             all step sizes are 0.)
-        middle: The geometric mean of the smallest and the largest of these.
+        unit: Powers of two, close to the largest modulus of the leader times a
+            scale, which is a function of s.
+        middle: The geometric mean of the smallest and the largest of s.
         largest: The largest step size where there has been a gradient, of shape
             (); 0 if there has been none at all.
     """
 
-    def __init__(self, name: str, leader: Any, step_size: Any):
+    def __init__(self, name: str, leader: Any, step_size: Any, scale: Callable):
         _, self._leaves, steps = _checks.leaves_of(
             name, leader, step_size, is_complex=True
         )
         self._structure = jax.tree.structure(leader)
-        x = each(_parts, self._leaves)
-        _, power = jnp.frexp(jax.lax.stop_gradient(_largest(each(jnp.abs, x))))
-        self._length = jnp.ldexp(jnp.ones([], x[0].dtype), power)
-        self.x = each(lambda x: x / self._length, x)
-
-        whole = _slices.Slices(
-            steps, steps, [tuple(range(s.ndim)) for s in steps]
-        )
+        axes = [tuple(range(-s.ndim, 0)) for s in steps]
+        whole = _slices.Slices(each(jnp.abs, self._leaves), steps, axes)
         self.largest = whole.largest_step_size()
+        eps = jnp.finfo(whole.dtype).eps
+        s = [jnp.clip(s, eps, FIRST) for s in whole.relative_step_sizes()]
+        middle = jnp.sqrt(whole.max(s) / whole.max(each(jnp.reciprocal, s)))
+        self.middle = jax.lax.stop_gradient(middle)
 
-        def limited(s, x):
-            s = jnp.clip(s, jnp.finfo(s.dtype).eps, FIRST)
-            return jnp.broadcast_to(s, x.shape)
+        def power_of_2(s):
+            _, exponent = jnp.frexp(whole.max(whole.x) * scale(s))
+            return jnp.ldexp(jnp.ones_like(s), exponent)
 
-        self.s = each(limited, whole.relative_step_sizes(), x)
-        ends = _largest(self.s), _largest(each(jnp.reciprocal, self.s))
-        self.middle = jax.lax.stop_gradient(jnp.sqrt(ends[0] / ends[1]))
+        self.unit = jax.lax.stop_gradient(each(power_of_2, s))
+        self.x = self._without_units(self._leaves)
+        self.s = each(lambda s, x: jnp.broadcast_to(s, x.shape), s, self.x)
 
     def apply(self, prox: Callable, x: Any, step_size: Any) -> Any:
         """Returns what a function makes of such a list's tree."""
         tree = self.tree(x)
         theta = prox(tree, step_size)
         _checks.check_like_leader(theta, tree)
-        return [_parts(x) / self._length for x in jax.tree.leaves(theta)]
+        return self._without_units(jax.tree.leaves(theta))
+
+    def _without_units(self, leaves):
+        def real(x, unit):
+            x = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
+            return x / unit
+
+        return each(real, leaves, self.unit)
 
     def tree(self, x: Any) -> Any:
         """Returns such a list as a tree like the leader."""
 
-        def leaf(x, like):
-            x = x * self._length
+        def leaf(x, unit, like):
+            x = x * unit
             return jax.lax.complex(*x) if jnp.iscomplexobj(like) else x
 
-        leaves = each(leaf, x, self._leaves)
+        leaves = each(leaf, x, self.unit, self._leaves)
         return jax.tree.unflatten(self._structure, leaves)
-
-
-def _parts(x):
-    """Returns complex numbers as two."""
-    return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
-
-
-def _largest(arrays):
-    return functools.reduce(
-        jnp.maximum, [jnp.max(x, initial=0) for x in arrays]
-    )

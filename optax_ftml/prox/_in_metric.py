@@ -88,69 +88,65 @@ def in_metric(
     def prox(leader, step_size):
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
-        problem = _fixed_point.Problem("in_metric", leader, step_size)
+        problem = _fixed_point.Problem(
+            "in_metric", leader, step_size, scale=jnp.ones_like
+        )
         x, s, middle = problem.x, problem.s, problem.middle
 
-        def split(q, alpha):
+        def split(z, alpha):
             """Returns theta, and the residual that is 0 at the solution."""
+            q = each(lambda z, s: z / (s + alpha), z, s)
             point = each(lambda x, s, q: x + (s - alpha) * q, x, s, q)
             theta = problem.apply(f, point, alpha * problem.largest)
             return theta, each(lambda t, x, s, q: t - x - s * q, theta, x, s, q)
 
+        def step(z, alpha):
+            def distance(theta, residual, x, s):
+                # Strong convexity bounds it by the norm of a subgradient.
+                seen = _fixed_point.beyond_rounding(residual, theta, x)
+                return seen * (1 - s / alpha) / jnp.sqrt(s)
+
+            theta, residual = split(z, alpha)
+            bound = norm(each(distance, theta, residual, x, s))
+            moved = each(jnp.subtract, theta, x)
+            return residual, bound > tolerance * norm(moved)
+
         # The solution is that of every alpha, and so is its derivative.
         z, alpha = _fixed_point.root(
-            lambda z: split(_q(z, s, middle), middle)[1],
-            lambda z: _solve(split, x, s, middle, tolerance, max_iterations),
+            lambda z: split(z, middle)[1],
+            lambda z: _solve(step, z, s, middle, max_iterations),
             each(jnp.zeros_like, x),
             tolerance,
         )
-        theta, _ = split(_q(z, s, middle), alpha)
+        theta, _ = split(_with_alpha(z, s, middle, alpha), alpha)
         return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return prox
 
 
-def _q(z, s, alpha):
-    return each(lambda z, s: z / (s + alpha), z, s)
+def _with_alpha(z, s, old, new):
+    """Returns z = (s + alpha) q of the same q."""
+    return each(lambda z, s: z * ((s + new) / (s + old)), z, s)
 
 
-def _z(q, s, alpha):
-    return each(lambda q, s: q * (s + alpha), q, s)
-
-
-def _solve(split, x, s, middle, tolerance, max_iterations):
-    """Returns z = (s + middle) q, and the last alpha."""
-
-    def is_far(theta, residual, alpha):
-        def distance(theta, residual, x, s):
-            size = jnp.maximum(jnp.abs(theta), jnp.abs(x))
-            rounding = 4 * jnp.finfo(x.dtype).eps * size
-            seen = jnp.maximum(jnp.abs(residual) - rounding, 0)
-            # Strong convexity bounds it by the norm of a subgradient.
-            return seen * (1 - s / alpha) / jnp.sqrt(s)
-
-        bound = each(distance, theta, residual, x, s)
-        return norm(bound) > tolerance * norm(each(jnp.subtract, theta, x))
+def _solve(step, start, s, middle, max_iterations):
+    """Returns z with the first alpha, and the last alpha."""
 
     def with_one_alpha(now):
-        q, alpha, number, _ = now
-
-        def step(z):
-            theta, residual = split(_q(z, s, alpha), alpha)
-            return residual, is_far(theta, residual, alpha)
-
-        steps = _fixed_point.MEMORY + 1 + number // 2
-        end = _fixed_point.iterate(step, _z(q, s, alpha), steps)
+        z, alpha, number, _ = now
+        most = _fixed_point.MEMORY + 1 + number // 2
+        end = _fixed_point.iterate(lambda z: step(z, alpha), z, most)
         r = end.residual
         z = each(lambda z, r: jnp.where(end.goes_on, z + r, z), end.z, r)
         # Where the bound is least, for this residual.
         best = dot(r, each(jnp.multiply, s, r)) / dot(r, r)
         best = jnp.where(end.goes_on & (best > 0), best, alpha)
-        return _q(z, s, alpha), best, number + end.number, end.goes_on
+        z = _with_alpha(z, s, alpha, best)
+        return z, best, number + end.number, end.goes_on
 
-    q, alpha, _, _ = jax.lax.while_loop(
+    z, alpha, _, _ = jax.lax.while_loop(
         lambda now: now[-1] & (now[-2] < max_iterations),
         with_one_alpha,
-        (each(jnp.zeros_like, x), middle, 0, True),
+        (start, middle, 0, True),
     )
-    return _z(q, s, middle), alpha
+    return _with_alpha(z, s, alpha, middle), alpha

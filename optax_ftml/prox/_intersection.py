@@ -78,31 +78,33 @@ def intersection(
     def f(leader, step_size):
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
-        problem = _fixed_point.Problem("intersection", leader, step_size)
-        x, s = problem.x, problem.s
-        roots = each(jnp.sqrt, s)
+        problem = _fixed_point.Problem(
+            "intersection", leader, step_size, scale=jnp.sqrt
+        )
+        x = problem.x
 
         def in_turn(z):
-            """Returns the last point, and the residuals for p = sqrt(s) z."""
-            p = [each(jnp.multiply, roots, z_k) for z_k in z]
-            start = functools.reduce(
-                functools.partial(each, jnp.subtract), p, x
-            )
-            theta = problem.apply(proxes[0], start, step_size)
+            """Returns the last point, and the residuals for p = z."""
+            subtract = functools.partial(each, jnp.subtract)
+            point = functools.reduce(subtract, z, x)
+            theta = problem.apply(proxes[0], point, step_size)
             residuals = []
-            for prox, p_k in zip(proxes[1:], p, strict=True):
-                before = theta
-                point = each(jnp.add, before, p_k)
+            for prox, z_k in zip(proxes[1:], z, strict=True):
+                before, point = theta, each(jnp.add, theta, z_k)
                 theta = problem.apply(prox, point, step_size)
-                moved = each(jnp.subtract, before, theta)
-                residuals.append(each(jnp.divide, moved, roots))
+                residuals.append(subtract(before, theta))
             return theta, residuals
 
         def solve(start):
             def step(z):
                 theta, residuals = in_turn(z)
-                is_far = _is_far(z, theta, residuals, x, roots, tolerance)
-                return residuals, is_far
+                apart = [
+                    each(_fixed_point.beyond_rounding, r, z_k, theta, x)
+                    for r, z_k in zip(residuals, z, strict=True)
+                ]
+                moved = each(jnp.subtract, theta, x)
+                # The solution may be farther than they are from each other.
+                return residuals, norm(apart) > tolerance / 100 * norm(moved)
 
             return _fixed_point.iterate(step, start, max_iterations).z, ()
 
@@ -116,20 +118,3 @@ def intersection(
         return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
 
     return f
-
-
-def _is_far(z, theta, residuals, x, roots, tolerance):
-    """Whether the proxes' points are too far apart."""
-
-    def beyond_rounding(residual, z, theta, x, root):
-        size = jnp.maximum(jnp.abs(theta), jnp.abs(x)) / root
-        rounding = 4 * jnp.finfo(x.dtype).eps * (size + jnp.abs(z))
-        return jnp.maximum(jnp.abs(residual) - rounding, 0)
-
-    apart = [
-        each(beyond_rounding, r, z_k, theta, x, roots)
-        for r, z_k in zip(residuals, z, strict=True)
-    ]
-    moved = each(lambda theta, x, root: (theta - x) / root, theta, x, roots)
-    # The solution may be farther than the points are from each other.
-    return norm(apart) > tolerance / 100 * norm(moved)

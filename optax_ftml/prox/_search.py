@@ -68,11 +68,10 @@ def multiplier(
     def residual_at(mu):
         return residual(slices.sum(slices.map(term, mu, *arguments)))
 
-    def bisected(_, first):
-        del first
-        return bisect(lambda mu: residual_at(mu) >= 0, least, largest)
+    def solve(_, first):
+        if bisects:
+            return bisect(lambda mu: residual_at(mu) >= 0, least, largest)
 
-    def halley(_, first):
         def step(_, mu):
             mu = mu + halley_step(slices, term, residual, mu, *arguments)
             return jnp.clip(mu, least, largest)
@@ -84,12 +83,8 @@ def multiplier(
     if start is not None:
         first = slices.max(slices.map(start, *arguments))
         first = jnp.clip(first, least, largest)
-    mu = jax.lax.custom_root(
-        residual_at,
-        jax.lax.stop_gradient(first),
-        bisected if bisects else halley,
-        _divide_by_slope,
-    )
+    first = jax.lax.stop_gradient(first)
+    mu = jax.lax.custom_root(residual_at, first, solve, _divide_by_slope)
 
     def term_and_size(*arguments):
         at_0 = term(*arguments)
