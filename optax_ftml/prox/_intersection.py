@@ -98,9 +98,11 @@ def intersection(
         def solve(start):
             def step(z):
                 theta, residuals = in_turn(z)
+                # No rounding of z makes points alike that one can tell apart.
+                sizes = each(lambda z: jnp.clip(z, -1e3, 1e3), z)
                 apart = [
-                    each(_fixed_point.beyond_rounding, r, z_k, theta, x)
-                    for r, z_k in zip(residuals, z, strict=True)
+                    each(_fixed_point.beyond_rounding, r, size, theta, x)
+                    for r, size in zip(residuals, sizes, strict=True)
                 ]
                 moved = each(jnp.subtract, theta, x)
                 # The solution may be farther than they are from each other.

@@ -12,6 +12,7 @@ from optax_ftml import prox
 from tests import reference
 from tests.prox import cases
 
+NORMAL = np.random.default_rng(11).normal(size=8)
 NORMALS = np.random.default_rng(3).normal(size=(3, 6))
 CASES = {
     "doubly stochastic": (
@@ -56,14 +57,25 @@ def test_it_is_what_a_solver_finds(x64, name):
         np.testing.assert_allclose(found, theta.value, atol=error32)
 
 
-def test_no_move_ends_far_away(x64):
-    """A residual that stays the same says nothing of where it would be 0."""
+@pytest.mark.parametrize(
+    ("proxes", "draws", "dtype", "error"),
+    [
+        ((prox.monotone(), prox.simplex(axis=-1)), 100, np.float64, 1e-5),
+        (
+            (prox.l1_ball(1.5, axis=-1), prox.hyperplane(NORMAL, 0.3, axis=-1)),
+            *(200, np.float32, 1e-3),
+        ),
+    ],
+    ids=["monotone and a simplex", "l1_ball and a hyperplane"],
+)
+def test_no_move_ends_far_away(x64, proxes, draws, dtype, error):
+    """Neither a residual that stays the same nor a large z is a solution."""
     rng = np.random.default_rng(3)
-    x, s = rng.normal(size=(100, 8)), 10 ** rng.uniform(-4, 0, (100, 8))
-    proxes = prox.monotone(), prox.simplex(axis=-1)
-    theta = jax.jit(jax.vmap(prox.intersection(*proxes)))(2 * x, s)
+    x, s = rng.normal(size=(draws, 8)), 10 ** rng.uniform(-4, 0, (draws, 8))
+    f = jax.jit(jax.vmap(prox.intersection(*proxes)))
+    theta = f((2 * x).astype(dtype), s.astype(dtype))
     for f in proxes:
-        np.testing.assert_allclose(theta, f(theta, s), atol=1e-5)
+        np.testing.assert_allclose(theta, f(theta, s), atol=error)
 
 
 def test_what_is_feasible_stays_and_what_has_no_gradient_gives_way():
