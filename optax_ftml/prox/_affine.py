@@ -48,9 +48,8 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
     matrix, offset = _checks.equations(matrix, offset)
 
     def solve(slices):
-        (x,), (s,) = slices.x, slices.relative_step_sizes()
-        _checks.check_columns(matrix, x.shape)
-        a, b = jnp.asarray(matrix, x.dtype), jnp.asarray(offset, x.dtype)
+        _checks.check_columns(matrix, slices.x[0].shape)
+        a, b = (jnp.asarray(x, slices.dtype) for x in (matrix, offset))
 
         @jax.default_matmul_precision("highest")
         def project(x, s):
@@ -66,7 +65,7 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
             leader = fixed_x + (points - fixed_points)
             return jnp.where(is_inside, leader, points)
 
-        return [jnp.vectorize(project, signature="(n),(n)->(n)")(x, s)]
+        return slices.map_vectors(project, slices.relative_step_sizes())
 
     return _slices.by_slice("affine_set", solve, -1)
 

@@ -70,16 +70,13 @@ def l2_sphere(radius: Any = 1.0, *, axis: Any = None) -> _numerics.Prox:
     def solve(slices, radius):
         s = slices.relative_step_sizes()
         largest = jax.lax.stop_gradient(slices.max(s))
-        rest = slices.map(
-            lambda largest, s: (largest - s) / largest, largest, s
-        )
+        rest = slices.map(lambda top, s: (top - s) / top, largest, s)
         s = slices.map(jnp.divide, s, largest)
+        is_top = [r == 0 for r in rest]
         is_zero = slices.all(
-            slices.map(lambda x, rest: (x == 0) | (rest > 0), slices.x, rest)
+            slices.map(lambda x, is_top: (x == 0) | ~is_top, slices.x, is_top)
         )
-        is_free = slices.map(
-            lambda is_zero, rest: is_zero & (rest == 0), is_zero, rest
-        )
+        is_free = slices.map(jnp.logical_and, is_zero, is_top)
         # Tiny and equal they grow alike, to what the norm lacks.
         tiny = radius / _numerics.bound(radius.dtype)
         x = slices.map(jnp.where, is_free, tiny, slices.x)
@@ -154,13 +151,12 @@ def _edge(slices, keys, room):
     """The largest number, from 0, that at least so many keys reach."""
     dtype = keys[0].dtype
     info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
-    return _search.bisect(
-        lambda edge: (
-            slices.sum(slices.map(jnp.greater_equal, keys, edge)) >= room
-        ),
-        jnp.zeros(slices.shape, dtype),
-        jnp.full(slices.shape, info(dtype).max, dtype),
-    )
+
+    def is_reached(edge):
+        return slices.sum(slices.map(jnp.greater_equal, keys, edge)) >= room
+
+    zeros = jnp.zeros(slices.shape, dtype)
+    return _search.bisect(is_reached, zeros, zeros + info(dtype).max)
 
 
 def _places(slices):
@@ -220,20 +216,19 @@ def n_of_m(n: int, m: int, *, axis: int = -1) -> _numerics.Prox:
         raise ValueError(f"n must be at most m, got n={n} and m={m}.")
     _checks.check_integer("axis", axis)
 
+    def kept(x, s):
+        runs = _cost(x, s).reshape(-1, m)
+        one, other = runs[:, :, None], runs[:, None, :]
+        is_earlier = jnp.tri(m, k=-1, dtype=bool)[None]
+        is_before = (other > one) | ((other == one) & is_earlier)
+        is_kept = jnp.sum(is_before, axis=-1, dtype=jnp.int32) < n
+        return jnp.where(is_kept.reshape(-1), x, 0)
+
     def solve(slices):
-        (x,), (s,) = slices.x, slices.relative_step_sizes()
-        got = f"m={m} for a leaf of shape {x.shape}"
+        got = f"m={m} for a leaf of shape {slices.x[0].shape}"
         right = f"a divisor of the length along axis {axis}"
         _checks.check(slices.size % m == 0, "n_of_m's m", right, got)
-        cost = jnp.moveaxis(_cost(x, s), axis, -1)
-        runs = cost.reshape(*cost.shape[:-1], -1, m)
-        one, other = runs[..., :, None], runs[..., None, :]
-        shape = (1,) * cost.ndim + (m, m)
-        is_earlier = jnp.tri(m, k=-1, dtype=bool)
-        is_before = (other > one) | ((other == one) & is_earlier.reshape(shape))
-        is_kept = jnp.sum(is_before, axis=-1, dtype=jnp.int32) < n
-        is_kept = jnp.moveaxis(is_kept.reshape(cost.shape), -1, axis)
-        return [jnp.where(is_kept, x, 0)]
+        return slices.map_vectors(kept, slices.relative_step_sizes())
 
     return _slices.by_slice("n_of_m", solve, axis, is_complex=True)
 

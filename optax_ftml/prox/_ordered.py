@@ -50,12 +50,11 @@ def monotone(*, axis: int = -1, decreasing: bool = False) -> _numerics.Prox:
     _checks.check_integer("axis", axis)
     _checks.check_flag("decreasing", decreasing)
 
+    def in_order(x, s):
+        return -_in_order(-x, 1 / s) if decreasing else _in_order(x, 1 / s)
+
     def solve(slices):
-        (x,), (s,) = slices.x, slices.relative_step_sizes()
-        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, 1 / s))
-        in_order = jnp.vectorize(_in_order, signature="(n),(n)->(n)")
-        x = -in_order(-x, weight) if decreasing else in_order(x, weight)
-        return [jnp.moveaxis(x, -1, axis)]
+        return slices.map_vectors(in_order, slices.relative_step_sizes())
 
     return _slices.by_slice("monotone", solve, axis)
 
@@ -131,15 +130,14 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     """
     _checks.check_integer("axis", axis)
 
-    def solve(slices, strength):
-        (x,), (s,) = slices.x, slices.penalty_step_sizes()
+    def fused(x, s, strength):
         # Steps of less do not move; a strength of more leaves no jumps either.
         weight = 1 / jnp.maximum(s, 1 / _numerics.bound(s.dtype))
         strength = jnp.minimum(strength, _largest(s.dtype) / 8)
-        x, weight = (jnp.moveaxis(a, axis, -1) for a in (x, weight))
-        fused = jnp.vectorize(_fused, signature="(n),(n),()->(n)")
-        theta = jnp.moveaxis(fused(x, weight, strength), -1, axis)
-        return slices.map(jnp.where, [s == 0], slices.x, [theta])
+        return jnp.where(s == 0, x, _fused(x, weight, strength))
+
+    def solve(slices, strength):
+        return slices.map_vectors(fused, slices.penalty_step_sizes(), strength)
 
     return _slices.by_slice(
         "total_variation", solve, axis, {"strength": strength}
@@ -187,8 +185,8 @@ def _reaches(t, x, weight, strength):
     jumps = jnp.sign(jnp.diff(t))
     before, after = jnp.pad(jumps, (1, 0)), jnp.pad(jumps, (0, 1))
     place = jnp.arange(len(x))
-    is_first, is_last = before != 0, after != 0
-    is_first, is_last = is_first.at[0].set(True), is_last.at[-1].set(True)
+    is_end = place == len(x) - 1
+    is_first, is_last = (before != 0) | (place == 0), (after != 0) | is_end
 
     largest = _largest(x.dtype)
     cost = jnp.clip(weight * (t - x), -largest, largest)
@@ -198,22 +196,16 @@ def _reaches(t, x, weight, strength):
     def compose(first, then):
         # clip(d + shift, low, high), one after the other.
         shift, low, high = then
-        return (
-            first[0] + shift,
-            jnp.clip(first[1] + shift, low, high),
-            jnp.clip(first[2] + shift, low, high),
-        )
+        low, high = (jnp.clip(x + shift, low, high) for x in first[1:])
+        return first[0] + shift, low, high
 
     known = jnp.clip(start + cost, 0, 2 * strength)
-    low = jnp.where(is_first, known, 0)
-    high = jnp.where(is_first, known, 2 * strength)
+    low, high = (jnp.where(is_first, known, x) for x in (0, 2 * strength))
     _, message, _ = jax.lax.associative_scan(compose, (cost, low, high), axis=1)
     message = jnp.pad(message[:, :-1], ((0, 0), (1, 0)))
     up, down = jnp.where(is_first, start, message) + cost
 
-    is_above = jnp.where(
-        after > 0, down >= 0, up <= jnp.where(place == len(x) - 1, down, 0)
-    )
+    is_above = jnp.where(after > 0, down >= 0, up <= jnp.where(is_end, down, 0))
     is_decided = is_last | is_above | (down < 0)
     # From the next place where it is decided.
     code = 2 * place + is_above.astype(place.dtype)

@@ -96,6 +96,20 @@ class Slices:
         """Whether it is true in all of each slice."""
         return self._reduce(jnp.all, jnp.logical_and, leaves)
 
+    def map_vectors(
+        self, function: Callable, s: Arrays, *numbers: jax.Array
+    ) -> Arrays:
+        """Maps a function over slices of one leaf along one axis.
+
+        Its arguments are the vectors x and s of a slice, and its numbers. It
+        returns a vector.
+        """
+        [[axis]] = self.axes
+        arrays = [jnp.moveaxis(a, axis, -1) for [a] in (self.x, s)]
+        signature = "(n),(n)" + ",()" * len(numbers) + "->(n)"
+        theta = jnp.vectorize(function, signature=signature)(*arrays, *numbers)
+        return [jnp.moveaxis(theta, -1, axis)]
+
     def _reduce(self, within, between, leaves):
         return functools.reduce(between, map(within, leaves, self.axes))
 
