@@ -133,7 +133,7 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
 
     def solve(slices):
         cost = slices.map(_cost, slices.x, slices.relative_step_sizes())
-        room = jnp.full(slices.shape, min(int(k), slices.size), int)
+        room = min(int(k), slices.size)
         edge = _edge(slices, cost, room)
         rank = slices.map(among_equals, cost, edge, _places(slices))
         is_out = slices.map(jnp.less, rank, _edge(slices, rank, room))
@@ -163,12 +163,10 @@ def _places(slices):
     """Numbers those of each slice from its last, 0, to its first."""
     places, before = [], 0
     for x, axes in zip(slices.x, slices.axes, strict=True):
-        place = jnp.zeros(x.shape, jnp.int32)
-        for i in axes:
-            iota = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + i)
-            place = place * x.shape[i] + iota
+        shape = [n if i - x.ndim in axes else 1 for i, n in enumerate(x.shape)]
+        place = jnp.arange(math.prod(shape), dtype=jnp.int32).reshape(shape)
         places.append(slices.size - 1 - before - place)
-        before += math.prod(x.shape[i] for i in axes)
+        before += place.size
     return places
 
 
