@@ -56,7 +56,7 @@ def affine_set(matrix: Any, offset: Any) -> _numerics.Prox:
             points = x
             for _ in range(2):  # The solution, and what its rounding has left.
                 points = _projected(points, s, a, b)
-            # Residuals of the given equations, and their rounding.
+            # Residuals of the equations, and their rounding.
             residual = jnp.abs(a @ x - b)
             size = jnp.abs(a) @ jnp.abs(x)
             is_inside = jnp.all(residual <= slices.rounding * size)

@@ -39,7 +39,7 @@ _Prox = TypeVar("_Prox", bound=Callable)
 
 
 def two_arguments(prox: _Prox) -> _Prox:
-    """Decorates a prox so that a call like a schedule's says what to do."""
+    """Decorates a prox so that calling it as a schedule says what to do."""
     right = (
         "called with (leader, step_size); optax.inject_hyperparams calls it as "
         "a schedule unless static_args names it"
@@ -59,12 +59,13 @@ def check_arguments(**arguments: Any) -> None:
     """Raises unless each is numbers that the rules for its name allow."""
     for name, tree in arguments.items():
         check_numbers(name, tree, *_RULES.get(name, ()))
-    if "lower" in arguments:
+    if {"lower", "upper"} <= arguments.keys():
         _check_bounds(arguments["lower"], arguments["upper"])
     if "normal" in arguments:
         leaves = jax.tree.leaves(arguments["normal"])
         is_right = not is_known(*leaves) or any(map(np.any, leaves))
-        check(is_right, "normal", "other than 0 in each slice", leaves)
+        right, got = "other than 0 in each slice", arguments["normal"]
+        check(is_right, "normal", right, got)
 
 
 def _check_bounds(lower, upper):
@@ -183,7 +184,7 @@ def axes_by_leaf(
     if is_mapping:
         keys = _paths.patterns_of("axis", axis, leader)
         axis_of = {i: axis[k] for i, k in enumerate(keys) if k is not None}
-    axes, left = {}, {}
+    axes, remaining = {}, {}
     for i, axis_ in axis_of.items():
         at, shape, ndim = _paths.at(paths[i]), x[i].shape, x[i].ndim
         given = range(ndim) if axis_ is None else np.ravel(axis_).tolist()
@@ -192,10 +193,10 @@ def axes_by_leaf(
         is_right &= len(axes[i]) == len(given)
         got = f"{axis_} for {at} of shape {shape}"
         check(is_right, f"{name}'s axis", "axes of every leaf", got)
-        left[at] = without(shape, axes[i])
-    is_right = not is_mapping or len(set(left.values())) <= 1
+        remaining[at] = without(shape, axes[i])
+    is_right = not is_mapping or len(set(remaining.values())) <= 1
     right = "axes that leave the same shape of every leaf"
-    got = ", ".join(f"{shape} for {at}" for at, shape in left.items())
+    got = ", ".join(f"{shape} for {at}" for at, shape in remaining.items())
     check(is_right, f"{name}'s axis", right, got)
     return axes
 
@@ -205,12 +206,10 @@ def without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(np.delete(shape, axes).tolist())
 
 
-def tree_of(leaves: Sequence[jax.Array], leader: Any) -> Any:
-    """Returns the leaves as a tree with the leader's dtypes."""
+def like_leader(theta: Any, leader: Any) -> Any:
+    """Returns a tree with the leader's dtypes."""
     return jax.tree.map(
-        lambda given, leaf: leaf.astype(jnp.result_type(given)),
-        leader,
-        jax.tree.unflatten(jax.tree.structure(leader), leaves),
+        lambda x, like: x.astype(jnp.result_type(like)), theta, leader
     )
 
 
@@ -249,11 +248,8 @@ def _by_leaf(name, tree, paths):
         for key in given
         if key in ("", path) or path.startswith(key + "/")
     }
-    wrong = [
-        f"missing {path or 'an array'}"
-        for i, path in paths.items()
-        if i not in keys
-    ]
+    missing = [paths[i] or "an array" for i in paths if i not in keys]
+    wrong = [f"missing {x}" for x in missing]
     wrong += [f"unexpected {x}" for x in sorted(given.keys() - keys.values())]
     right = "a number, an array or a tree with the parameters' keys"
     if isinstance(tree, list | tuple):
@@ -330,7 +326,7 @@ def _least_product(normal, lower, upper):
 def equations(matrix: Any, offset: Any) -> tuple[Any, Any]:
     """Returns equations with the same solutions, or says what is wrong.
 
-    Their rows are orthonormal where they are known.
+    Where the matrix and the offset are known the rows are orthonormal.
     """
     check_arguments(matrix=matrix, offset=offset)
     got, right = np.shape(matrix), "of shape (equations, size of a slice)"
@@ -376,9 +372,9 @@ def check_proxes(proxes: Any) -> None:
 
 def check_apart(subtrees: Iterable[str], keys: Iterable[str]) -> None:
     """Raises if a key is the path of what is within one of the subtrees."""
+    right = "a mapping with keys that are not within others"
     for outer in subtrees:
         inner = [key for key in keys if key.startswith(f"{outer}/")]
-        right = "a mapping with keys that are not within others"
         check(not inner, "proxes", right, f"{inner}, within {outer!r}")
 
 

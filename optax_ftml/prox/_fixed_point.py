@@ -26,6 +26,8 @@ NOISE = 1e-4  # the relative change below which it is rounding
 CONSTANT = 0.03  # the relative change below which a residual is constant
 FIRST = 100.0  # the relative step size where there has been no gradient yet
 
+each = jax.tree.map
+
 
 class _State(NamedTuple):
     """Where the iteration stands.
@@ -131,9 +133,6 @@ def _anderson(residual, moves, changes):
     )
 
 
-each = jax.tree.map
-
-
 def dot(a: Any, b: Any) -> jax.Array:
     """Returns the inner product of two trees."""
     sums = each(lambda x, y: jnp.sum(x * y), a, b)
@@ -186,17 +185,19 @@ def root(
 
 
 class Problem:
-    """A leader and its step sizes as lists of real arrays, without units.
+    """A leader and its step sizes as lists of real arrays, in units of `unit`.
 
     Attributes:
         x: The leader over `unit`, in one dtype of at least float32. Complex
             numbers are two.
         s: The relative step sizes. Those below rounding of the largest are
             raised to it. Where there has been no gradient yet the step size is
-            that of the others many times, and these go first. (All are 1 where
-            all step sizes are 0.)
-        unit: Powers of two, close to the largest modulus of the leader times a
-            scale, which is a function of s.
+            FIRST times the largest of the others, and these go first. (All are
+            1 where all step sizes are 0.)
+        unit: Powers of two, so that nothing is rounded: at most twice the
+            largest modulus of the leader times `scale(s)`. Where the scale is
+            the root of s, norms are within a factor of two of those in the
+            metric.
         middle: The geometric mean of the smallest and the largest of s.
         largest: The largest step size where there has been a gradient, of shape
             (); 0 if there has been none at all.
@@ -216,15 +217,16 @@ class Problem:
         self.middle = jax.lax.stop_gradient(middle)
 
         def power_of_2(s):
-            _, exponent = jnp.frexp(whole.max(whole.x) * scale(s))
-            return jnp.ldexp(jnp.ones_like(s), exponent)
+            size = whole.max(whole.x) * scale(s)
+            _, exponent = jnp.frexp(size)
+            return jnp.ldexp(jnp.ones_like(size), exponent)
 
         self.unit = jax.lax.stop_gradient(each(power_of_2, s))
         self.x = self._without_units(self._leaves)
         self.s = each(lambda s, x: jnp.broadcast_to(s, x.shape), s, self.x)
 
     def apply(self, prox: Callable, x: Any, step_size: Any) -> Any:
-        """Returns what a function makes of such a list's tree."""
+        """Calls a prox on the tree of x, and returns such a list."""
         tree = self.tree(x)
         theta = prox(tree, step_size)
         _checks.check_like_leader(theta, tree)
@@ -232,17 +234,19 @@ class Problem:
 
     def _without_units(self, leaves):
         def real(x, unit):
-            x = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
+            if jnp.iscomplexobj(x):
+                return jnp.stack([x.real / unit, x.imag / unit])
             return x / unit
 
         return each(real, leaves, self.unit)
 
     def tree(self, x: Any) -> Any:
-        """Returns such a list as a tree like the leader."""
+        """Returns such a list as a tree like the leader, without units."""
 
         def leaf(x, unit, like):
-            x = x * unit
-            return jax.lax.complex(*x) if jnp.iscomplexobj(like) else x
+            if jnp.iscomplexobj(like):
+                return jax.lax.complex(*(part * unit for part in x))
+            return x * unit
 
         leaves = each(leaf, x, self.unit, self._leaves)
         return jax.tree.unflatten(self._structure, leaves)

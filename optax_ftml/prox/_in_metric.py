@@ -89,7 +89,7 @@ def in_metric(
         if not any(map(jnp.size, jax.tree.leaves(leader))):
             return leader
         problem = _fixed_point.Problem(
-            "in_metric", leader, step_size, scale=jnp.ones_like
+            "in_metric", leader, step_size, scale=lambda s: 1
         )
         x, s, middle = problem.x, problem.s, problem.middle
 
@@ -102,7 +102,7 @@ def in_metric(
 
         def step(z, alpha):
             def distance(theta, residual, x, s):
-                # Strong convexity bounds it by the norm of a subgradient.
+                # That from the solution, which a subgradient's norm bounds.
                 seen = _fixed_point.beyond_rounding(residual, theta, x)
                 return seen * (1 - s / alpha) / jnp.sqrt(s)
 
@@ -119,7 +119,7 @@ def in_metric(
             tolerance,
         )
         theta, _ = split(_with_alpha(z, s, middle, alpha), alpha)
-        return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
+        return _checks.like_leader(problem.tree(theta), leader)
 
     return prox
 
@@ -130,7 +130,7 @@ def _with_alpha(z, s, old, new):
 
 
 def _solve(step, start, s, middle, max_iterations):
-    """Returns z with the first alpha, and the last alpha."""
+    """Returns z = (s + middle) q, and the last alpha."""
 
     def with_one_alpha(now):
         z, alpha, number, _ = now

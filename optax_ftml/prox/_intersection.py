@@ -81,11 +81,10 @@ def intersection(
         problem = _fixed_point.Problem(
             "intersection", leader, step_size, scale=jnp.sqrt
         )
-        x = problem.x
+        x, subtract = problem.x, functools.partial(each, jnp.subtract)
 
         def in_turn(z):
             """Returns the last point, and the residuals for p = z."""
-            subtract = functools.partial(each, jnp.subtract)
             point = functools.reduce(subtract, z, x)
             theta = problem.apply(proxes[0], point, step_size)
             residuals = []
@@ -98,13 +97,13 @@ def intersection(
         def solve(start):
             def step(z):
                 theta, residuals = in_turn(z)
-                # No rounding of z makes points alike that one can tell apart.
+                # Rounding of a z that is larger does not make points alike.
                 sizes = each(lambda z: jnp.clip(z, -1e3, 1e3), z)
                 apart = [
                     each(_fixed_point.beyond_rounding, r, size, theta, x)
                     for r, size in zip(residuals, sizes, strict=True)
                 ]
-                moved = each(jnp.subtract, theta, x)
+                moved = subtract(theta, x)
                 # The solution may be farther than they are from each other.
                 return residuals, norm(apart) > tolerance / 100 * norm(moved)
 
@@ -117,6 +116,6 @@ def intersection(
             tolerance,
         )
         theta, _ = in_turn(z)
-        return _checks.tree_of(jax.tree.leaves(problem.tree(theta)), leader)
+        return _checks.like_leader(problem.tree(theta), leader)
 
     return f

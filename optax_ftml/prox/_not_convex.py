@@ -127,7 +127,8 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     """
     _checks.check_integer("k", k, 0)
 
-    def among_equals(cost, edge, place):
+    def rank(cost, edge, place):
+        # Of those that cost as much as the edge, the first go before the last.
         above = jnp.iinfo(place.dtype).max
         return jnp.where(cost < edge, -1, jnp.where(cost == edge, place, above))
 
@@ -135,8 +136,8 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
         cost = slices.map(_cost, slices.x, slices.relative_step_sizes())
         room = min(int(k), slices.size)
         edge = _edge(slices, cost, room)
-        rank = slices.map(among_equals, cost, edge, _places(slices))
-        is_out = slices.map(jnp.less, rank, _edge(slices, rank, room))
+        ranks = slices.map(rank, cost, edge, _places(slices))
+        is_out = slices.map(jnp.less, ranks, _edge(slices, ranks, room))
         return slices.map(jnp.where, is_out, 0.0, slices.x)
 
     return _slices.by_slice("top_k", solve, axis, is_complex=True)
@@ -148,7 +149,7 @@ def _cost(x, s):
 
 
 def _edge(slices, keys, room):
-    """The largest number, from 0, that at least so many keys reach."""
+    """The largest number, at least 0, that so many keys reach or more."""
     dtype = keys[0].dtype
     info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
 
@@ -160,7 +161,7 @@ def _edge(slices, keys, room):
 
 
 def _places(slices):
-    """Numbers those of each slice from its last, 0, to its first."""
+    """Counts down to 0 in each slice, from its first number to its last."""
     places, before = [], 0
     for x, axes in zip(slices.x, slices.axes, strict=True):
         shape = [n if i - x.ndim in axes else 1 for i, n in enumerate(x.shape)]

@@ -131,7 +131,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     _checks.check_integer("axis", axis)
 
     def fused(x, s, strength):
-        # Steps of less do not move; a strength of more leaves no jumps either.
+        # Smaller steps move nothing, and more strength leaves no jumps either.
         weight = 1 / jnp.maximum(s, 1 / _numerics.bound(s.dtype))
         strength = jnp.minimum(strength, _largest(s.dtype) / 8)
         return jnp.where(s == 0, x, _fused(x, weight, strength))
@@ -149,11 +149,10 @@ def _largest(dtype):
 
 
 # For any number t, the places where the solution reaches t solve a problem with
-# two choices a place, and so without a curve in it: a message passed along the
+# two choices for each place, without a curve in it: a message passed along the
 # chain solves it, in one associative scan. Cut there, the penalty of each jump
-# is linear, and each part can be asked of a number of its own. Bisection finds
-# so each place's value, to a rounding. Between values that differ are the
-# jumps.
+# is linear, and each part can have a t of its own. So bisection finds the value
+# at each place, to a rounding. Between values that differ are the jumps.
 @jax.custom_jvp
 def _fused(x, weight, strength):
     return _search.bisect(
@@ -181,7 +180,7 @@ def _fused_jvp(primals, tangents):
 
 
 def _reaches(t, x, weight, strength):
-    """Returns where the solution reaches t, which each part has its own of."""
+    """Returns where the solution is at least t, which is constant in parts."""
     jumps = jnp.sign(jnp.diff(t))
     before, after = jnp.pad(jumps, (1, 0)), jnp.pad(jumps, (0, 1))
     place = jnp.arange(len(x))
@@ -196,11 +195,11 @@ def _reaches(t, x, weight, strength):
     def compose(first, then):
         # clip(d + shift, low, high), one after the other.
         shift, low, high = then
-        low, high = (jnp.clip(x + shift, low, high) for x in first[1:])
+        low, high = (jnp.clip(end + shift, low, high) for end in first[1:])
         return first[0] + shift, low, high
 
     known = jnp.clip(start + cost, 0, 2 * strength)
-    low, high = (jnp.where(is_first, known, x) for x in (0, 2 * strength))
+    low, high = (jnp.where(is_first, known, d) for d in (0, 2 * strength))
     _, message, _ = jax.lax.associative_scan(compose, (cost, low, high), axis=1)
     message = jnp.pad(message[:, :-1], ((0, 0), (1, 0)))
     up, down = jnp.where(is_first, start, message) + cost

@@ -19,7 +19,9 @@ from optax_ftml.prox import _checks
 
 Arrays = list[jax.Array]
 
-EACH: list = []  # an axis for by_slice: each number is a slice of its own
+# An axis for by_slice: each number is a slice of its own. (A user's () is an
+# error.)
+EACH: list[int] = []
 
 
 class Slices:
@@ -49,11 +51,11 @@ class Slices:
         number per slice, or one number.
         """
         lists = [
-            a if isinstance(a, list) else self._spread(a) for a in arguments
+            a if isinstance(a, list) else self._by_leaf(a) for a in arguments
         ]
         return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
-    def _spread(self, numbers):
+    def _by_leaf(self, numbers):
         """Gives a number per slice the rank of each leaf, to broadcast."""
         if np.ndim(numbers) == 0:
             return [numbers] * len(self.x)
@@ -69,8 +71,8 @@ class Slices:
         def apart(leaves):
             return tuple(self.sum(list(x)) for x in zip(*leaves, strict=True))
 
-        # Apart, CPUs compute what is summed once for each sum: it takes five
-        # times as long for the norm of rows of 1,024.
+        # Apart, a CPU computes what is summed again for each sum: five times as
+        # long for the norm of rows of 1,024.
         return jax.lax.platform_dependent(
             jax.lax.stop_gradient(leaves),
             cpu=self._sums_at_once,
@@ -198,8 +200,8 @@ def by_slice(
         dtype = x[0].dtype
         axes = _checks.axes_by_leaf(name, axis, leader, paths, x)
 
-        left = _checks.without if is_joint else _with_1
-        shapes = {i: left(x[i].shape, axes[i]) for i in axes}
+        shape_of = _checks.without if is_joint else _with_1
+        shapes = {i: shape_of(x[i].shape, axes[i]) for i in axes}
         per_slice = _checks.spread(slice_numbers, shapes, paths, dtype)
         shapes = {i: x[i].shape for i in axes}
         per_number = _checks.spread(numbers, shapes, paths, dtype)
@@ -216,7 +218,8 @@ def by_slice(
             )
             for i, new in zip(group, solved, strict=True):
                 theta[i] = _with_modulus(theta[i], x[i], new)
-        return _checks.tree_of(theta, leader)
+        theta = jax.tree.unflatten(jax.tree.structure(leader), theta)
+        return _checks.like_leader(theta, leader)
 
     return f
 

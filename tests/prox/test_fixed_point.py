@@ -55,3 +55,20 @@ def test_empty_leaves_and_trees(f):
     empty = {"a": jnp.ones((0, 3))}
     assert f({}, {}) == {}
     assert f(empty, empty)["a"].shape == (0, 3)
+
+
+def into_ball(x, _):
+    return x / jnp.maximum(1, jnp.linalg.norm(x)).astype(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        prox.in_metric(into_ball),
+        prox.intersection(prox.l2_ball(), prox.l1_ball(2.0)),
+    ],
+    ids=["in_metric", "intersection"],
+)
+def test_complex_leaves(strict, f):
+    theta = jax.jit(f)(jnp.array([3 + 4j, 0.0]), jnp.array([1.0, 0.5]))
+    np.testing.assert_allclose(theta, [0.6 + 0.8j, 0], atol=1e-6)

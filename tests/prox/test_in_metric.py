@@ -57,12 +57,6 @@ def test_a_penalty_leaves_a_tree_without_a_gradient():
     np.testing.assert_array_equal(theta, LEADER)
 
 
-def test_complex_leaves():
-    f = prox.in_metric(lambda x, _: x / jnp.maximum(1, jnp.linalg.norm(x)))
-    theta = jax.jit(f)(jnp.array([3 + 4j, 0.0]), jnp.array([1.0, 0.5]))
-    np.testing.assert_allclose(theta, [0.6 + 0.8j, 0], atol=1e-6)
-
-
 def semidefinite(tree, _):
     values, vectors = jnp.linalg.eigh((tree + tree.T) / 2)
     return (vectors * jnp.maximum(values, 0)) @ vectors.T

@@ -57,23 +57,21 @@ def test_it_is_what_a_solver_finds(x64, name):
         np.testing.assert_allclose(found, theta.value, atol=error32)
 
 
+ORDERED = prox.monotone(), prox.simplex(axis=-1)
+CUT = prox.l1_ball(1.5, axis=-1), prox.hyperplane(NORMAL, 0.3, axis=-1)
+
+
 @pytest.mark.parametrize(
     ("proxes", "draws", "dtype", "error"),
-    [
-        ((prox.monotone(), prox.simplex(axis=-1)), 100, np.float64, 1e-5),
-        (
-            (prox.l1_ball(1.5, axis=-1), prox.hyperplane(NORMAL, 0.3, axis=-1)),
-            *(200, np.float32, 1e-3),
-        ),
-    ],
-    ids=["monotone and a simplex", "l1_ball and a hyperplane"],
+    [(ORDERED, 100, np.float64, 1e-5), (CUT, 200, np.float32, 1e-3)],
+    ids=["monotone and a simplex", "an L1 ball and a hyperplane"],
 )
 def test_no_move_ends_far_away(x64, proxes, draws, dtype, error):
     """Neither a residual that stays the same nor a large z is a solution."""
     rng = np.random.default_rng(3)
     x, s = rng.normal(size=(draws, 8)), 10 ** rng.uniform(-4, 0, (draws, 8))
-    f = jax.jit(jax.vmap(prox.intersection(*proxes)))
-    theta = f((2 * x).astype(dtype), s.astype(dtype))
+    both = jax.jit(jax.vmap(prox.intersection(*proxes)))
+    theta = both((2 * x).astype(dtype), s.astype(dtype))
     for f in proxes:
         np.testing.assert_allclose(theta, f(theta, s), atol=error)
 
