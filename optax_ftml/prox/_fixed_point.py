@@ -3,10 +3,11 @@
 Proxes without a formula repeat z -> z + residual(z), which is nonexpansive,
 until the residual vanishes. How it changed over the last few moves says
 where it would be 0 if it were linear, and the iteration goes there. It stays
-there if the residual still points along the move. If the residual points back,
-the move went too far, and the plain step from the point before replaces it.
-(The size of the residual would not do as a test: far from the solution it can
-be small and all but constant.) While it hardly changes, the steps double.
+there if the residual still points along the move and is not many times as large
+as before. If not, the move went too far, and the plain step from the point
+before replaces it. (The size of the residual alone would not do as a test: far
+from the solution it can be small and all but constant.) While it hardly
+changes, the steps double.
 """
 
 import functools
@@ -22,6 +23,7 @@ from optax_ftml.prox import _checks, _slices
 
 MEMORY = 3  # moves
 BACK = 0.1  # how far back a residual may point, relative to the one before
+GROWTH = 10  # how many times as large as the one before it may be
 NOISE = 1e-4  # the relative change below which it is rounding
 CONSTANT = 0.03  # the relative change below which a residual is constant
 FIRST = 100.0  # the relative step size where there has been no gradient yet
@@ -82,7 +84,8 @@ def iterate(
         )
 
         is_along = dot(r, now.move) >= -BACK * dot(now.residual, now.move)
-        stays = is_along | now.is_plain | ~goes_on
+        is_near = norm(r) <= GROWTH * norm(now.residual)
+        stays = (is_along & is_near) | now.is_plain | ~goes_on
         z, r = each(
             lambda new, old: jnp.where(stays, new, old),
             (z, r),
@@ -90,11 +93,12 @@ def iterate(
         )
 
         is_constant = stays & (norm(change) < CONSTANT * norm(now.residual))
-        stretch = jnp.where(is_constant, 2 * now.stretch, 1)
+        shorter = jnp.maximum(now.stretch / 4, 1)
+        stretch = jnp.where(is_constant, 2 * now.stretch, shorter)
         move = _anderson(r, *history)
         is_plain = ~stays | is_constant | (dot(r, move) <= 0)
         move = each(lambda r, m: jnp.where(is_plain, stretch * r, m), r, move)
-        is_plain &= ~is_constant
+        is_plain &= stretch == 1
         number = now.number + 1
         return _State(z, r, move, is_plain, stretch, history, goes_on, number)
 

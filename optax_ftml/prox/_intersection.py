@@ -26,10 +26,10 @@ def intersection(
     begins with :math:`\theta = \ell - \sum_{k > 1} p_k` and ends where all of
     the proxes return the same point. Anderson's acceleration finds the
     :math:`p_k`. On the doubly stochastic matrices, a simplex with upper bounds
-    and monotone slices in a ball, of 6 to 36 numbers, it took 10 to 35 rounds
-    on average of 200 draws of step sizes over two decades and 15 to 100 over
-    four. A few draws over four decades, most of them in float32, had not
-    converged after 1,000.
+    and monotone slices in a ball, of 6 to 36 numbers, it took 10 to 40 rounds
+    on average of 100 draws of step sizes over two decades and 15 to 100 over
+    four. A few of a thousand draws over four decades had not converged after
+    1,000 rounds, and were up to 0.1 away from a set.
 
     Args:
         *proxes: Functions as those of this module, of convex sets and
