@@ -7,7 +7,7 @@ there if the residual still points along the move and is not many times as large
 as before. If not, the move went too far, and the plain step from the point
 before replaces it. (The size of the residual alone would not do as a test: far
 from the solution it can be small and all but constant.) While it hardly
-changes, the steps double.
+changes, the plain steps double; then they become shorter again.
 """
 
 import functools

@@ -102,7 +102,7 @@ def in_metric(
 
         def step(z, alpha):
             def distance(theta, residual, x, s):
-                # That from the solution, which a subgradient's norm bounds.
+                # The norm of a subgradient bounds that from the solution.
                 seen = _fixed_point.beyond_rounding(residual, theta, x)
                 return seen * (1 - s / alpha) / jnp.sqrt(s)
 
@@ -134,8 +134,8 @@ def _solve(step, start, s, middle, max_iterations):
 
     def with_one_alpha(now):
         z, alpha, number, _ = now
-        most = _fixed_point.MEMORY + 1 + number // 2
-        end = _fixed_point.iterate(lambda z: step(z, alpha), z, most)
+        max_steps = _fixed_point.MEMORY + 1 + number // 2
+        end = _fixed_point.iterate(lambda z: step(z, alpha), z, max_steps)
         r = end.residual
         z = each(lambda z, r: jnp.where(end.goes_on, z + r, z), end.z, r)
         # Where the bound is least, for this residual.

@@ -81,7 +81,8 @@ def intersection(
         problem = _fixed_point.Problem(
             "intersection", leader, step_size, scale=jnp.sqrt
         )
-        x, subtract = problem.x, functools.partial(each, jnp.subtract)
+        x = problem.x
+        subtract = functools.partial(each, jnp.subtract)
 
         def in_turn(z):
             """Returns the last point, and the residuals for p = z."""
@@ -97,14 +98,14 @@ def intersection(
         def solve(start):
             def step(z):
                 theta, residuals = in_turn(z)
-                # Rounding of a z that is larger does not make points alike.
+                # The rounding of a large z must not hide a distance.
                 sizes = each(lambda z: jnp.clip(z, -1e3, 1e3), z)
                 apart = [
                     each(_fixed_point.beyond_rounding, r, size, theta, x)
                     for r, size in zip(residuals, sizes, strict=True)
                 ]
                 moved = subtract(theta, x)
-                # The solution may be farther than they are from each other.
+                # The solution may be farther away than these from each other.
                 return residuals, norm(apart) > tolerance / 100 * norm(moved)
 
             return _fixed_point.iterate(step, start, max_iterations).z, ()

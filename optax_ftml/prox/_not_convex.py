@@ -128,7 +128,7 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
     _checks.check_integer("k", k, 0)
 
     def rank(cost, edge, place):
-        # Of those that cost as much as the edge, the first go before the last.
+        # Of the numbers that cost as much as the edge the first are kept.
         above = jnp.iinfo(place.dtype).max
         return jnp.where(cost < edge, -1, jnp.where(cost == edge, place, above))
 
@@ -144,12 +144,12 @@ def top_k(k: int, *, axis: Any = None) -> _numerics.Prox:
 
 
 def _cost(x, s):
-    """What it costs to leave a number out."""
+    """Returns what it costs to leave a number out."""
     return jnp.abs(x) / jnp.sqrt(s)
 
 
 def _edge(slices, keys, room):
-    """The largest number, at least 0, that so many keys reach or more."""
+    """Returns the largest number that `room` or more keys reach; 0 if none."""
     dtype = keys[0].dtype
     info = jnp.finfo if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo
 

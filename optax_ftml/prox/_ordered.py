@@ -131,7 +131,7 @@ def total_variation(strength: Any, *, axis: int = -1) -> _numerics.Prox:
     _checks.check_integer("axis", axis)
 
     def fused(x, s, strength):
-        # Smaller steps move nothing, and more strength leaves no jumps either.
+        # Smaller step sizes move nothing; more strength leaves no jumps either.
         weight = 1 / jnp.maximum(s, 1 / _numerics.bound(s.dtype))
         strength = jnp.minimum(strength, _largest(s.dtype) / 8)
         return jnp.where(s == 0, x, _fused(x, weight, strength))
